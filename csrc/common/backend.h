@@ -1,0 +1,65 @@
+// Where a launch goes: nothing on the CPU; on CUDA the tensor's device and its current stream.
+#pragma once
+
+#include "stable.h"
+
+#if TORCHEXT_LIBRARY_CUDA
+#include <dlfcn.h>
+#endif
+
+namespace torchext {
+
+#if TORCHEXT_LIBRARY_CUDA
+class Context {
+ public:
+  explicit Context(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    static const auto get = find_current_stream();
+    TORCH_ERROR_CODE_CHECK(get(tensor.get_device_index(), &stream));
+  }
+  void* stream = nullptr;
+
+ private:
+  using GetStream = AOTITorchError (*)(int32_t device, void** stream);
+  // A torch without CUDA lacks this symbol: looked up, so that the library itself always loads.
+  static GetStream find_current_stream() {
+    void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+    void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+    CHECK(symbol, "torchext: CUDA: got a torch without CUDA, expected one that has the tensor's device");
+    return reinterpret_cast<GetStream>(symbol);
+  }
+  torch::stable::accelerator::DeviceGuard guard_;
+};
+#else
+struct Context {
+  explicit Context(const Tensor&) {}
+  void* stream = nullptr;
+};
+#endif
+
+inline IntList sizes_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return IntList(sizes.begin(), sizes.end());
+}
+
+inline IntList strides_of(const Tensor& tensor) {
+  const auto strides = tensor.strides();
+  return IntList(strides.begin(), strides.end());
+}
+
+inline bool is_channels_last(const Tensor& tensor) {
+  return is_channels_last(sizes_of(tensor), strides_of(tensor));
+}
+
+// A tensor's strides as (n, c, h, w); a 3-d tensor is a batch of one.
+inline Strides nchw_strides(const Tensor& tensor) {
+  const auto s = tensor.strides();
+  return s.size() == 4 ? Strides{s[0], s[1], s[2], s[3]} : Strides{0, s[0], s[1], s[2]};
+}
+
+// A fresh dense tensor on `like`'s device.
+inline Tensor empty_dense(const char* op, const Tensor& like, const IntList& sizes,
+                          bool channels_last, ScalarType type) {
+  return empty_strided(like, sizes, dense_strides(op, sizes, channels_last), type);
+}
+
+}  // namespace torchext

@@ -1,0 +1,72 @@
+// The only file that spells torch::stable: aliases and the few tensor helpers every op needs.
+// Built with TORCH_TARGET_VERSION 2.10, so that one binary serves every later torch.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "check.h"
+#include "layout.h"
+#include "plain.h"
+
+namespace torchext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::parallel_for;
+using torch::stable::Tensor;
+
+// What a library's tensors must live on: each backend's library checks for its own device.
+inline bool on_backend_device(const Tensor& tensor) {
+#if TORCHEXT_LIBRARY_CUDA
+  return tensor.is_cuda();
+#else
+  return tensor.is_cpu();
+#endif
+}
+
+inline void check_tensor(const char* op, const char* argument, const Tensor& tensor) {
+  int32_t layout;
+  aoti_torch_get_layout(tensor.get(), &layout);
+  CHECK(layout == aoti_torch_layout_strided(), op, ": ", argument,
+        ": got a sparse or opaque layout, expected a strided tensor");
+  CHECK(on_backend_device(tensor), op, ": ", argument,
+        ": got a tensor on another device, expected one on the device of the other arguments");
+}
+
+inline DType floating_dtype(const char* op, const char* argument, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Double: return DType::f64;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
+    default:
+      CHECK(false, op, ": ", argument, ": got dtype ",
+            torch::headeronly::toString(tensor.scalar_type()),
+            ", expected Float, Double, BFloat16 or Half");
+  }
+}
+
+// Registers implementations for the device this library is built for; the last lines of an op's file.
+#define REGISTER_KERNELS(library) REGISTER_KERNELS_FOR(TORCHEXT_DISPATCH_KEY, library)
+#define REGISTER_KERNELS_FOR(key, library) STABLE_TORCH_LIBRARY_IMPL(torchext, key, library)
+
+// A fresh tensor of `like`'s device, of any strides (in elements).
+inline Tensor empty_strided(const Tensor& like, const IntList& sizes, const IntList& strides,
+                            ScalarType type) {
+  int32_t device_type, device_index;
+  aoti_torch_get_device_type(like.get(), &device_type);
+  aoti_torch_get_device_index(like.get(), &device_index);
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(type),
+      device_type, device_index, &handle));
+  return Tensor(handle);
+}
+
+}  // namespace torchext

@@ -1,0 +1,326 @@
+// max_pool2d on the CPU, compiled once per ISA. Lanes run along C where y is channels_last and along
+// a row of outputs otherwise; border outputs, whose windows are cut, go one by one.
+// Backward gathers in channels_last (each input sums the outputs that chose it) and scatters plane by
+// plane in NCHW, both in ascending order of outputs: deterministic, and the same bits in both layouts.
+#include "../op/max_pool2d.h"
+
+#include "pool2d.h"
+#include "vec.h"
+
+namespace torchext::cpu::TORCHEXT_ISA {
+namespace {
+
+struct NoOffset {};  // inference: no winner to save
+template <class Offset>
+constexpr bool kSaves = true;
+template <>
+constexpr bool kSaves<NoOffset> = false;
+
+// A run of outputs adjacent in y whose windows have the same taps.
+template <class T, class Offset>
+struct Run {
+  const T* x;
+  int64_t at, step;  // element of tap (0, 0) of the first output, and from one output to the next
+  Range rows, columns;
+  T* y;
+  Offset* offsets;
+};
+
+// Outputs k ... k + U N - 1 of a run, as U vectors of N lanes.
+template <int N, int U, int Step, class T, class Offset>
+INLINE void pool_vectors(const MaxPool2d& p, const Run<T, Offset>& run, int64_t k) {
+  using V = Vec<Compute<T>, N>;
+  using I = Vec<Integer<T>, N>;
+  const bool empty = run.rows.begin == run.rows.end || run.columns.begin == run.columns.end;
+  const int64_t first = empty ? 0 : run.rows.begin * p.w.kernel + run.columns.begin;
+  V best[U];
+  I winner[U];
+  for (int u = 0; u < U; ++u) {
+    best[u] = V{} - static_cast<Compute<T>>(__builtin_inf());
+    winner[u] = I{} + static_cast<Integer<T>>(first);
+  }
+  for (int64_t i = run.rows.begin; i < run.rows.end; ++i) {
+    const int64_t row = run.at + i * p.h.dilation * p.x_stride.h + k * run.step;
+    for (int64_t j = run.columns.begin; j < run.columns.end; ++j) {
+      const T* tap = run.x + (row + j * p.w.dilation * p.x_stride.w);
+      const I here = I{} + static_cast<Integer<T>>(i * p.w.kernel + j);
+      for (int u = 0; u < U; ++u) {
+        const V v = load_lanes<N, Step>(tap + u * N * run.step, run.step);
+        if constexpr (kSaves<Offset>) {
+          const auto better = (v > best[u]) | (v != v);
+          best[u] = better ? v : best[u];
+          winner[u] = better ? here : winner[u];
+        } else {
+          best[u] = max_keep_first(best[u], v);
+        }
+      }
+    }
+  }
+  for (int u = 0; u < U; ++u) {
+    store<N>(run.y + k + u * N, best[u]);
+    if constexpr (kSaves<Offset>) store_integers<N>(run.offsets + k + u * N, winner[u]);
+  }
+}
+
+template <int N, int Step, class T, class Offset>
+INLINE void pool_rest(const MaxPool2d& p, const Run<T, Offset>& run, int64_t k, int64_t count) {
+  if (k + N <= count) {
+    pool_vectors<N, 1, Step>(p, run, k);
+    k += N;
+  }
+  if constexpr (N > 1) pool_rest<N / 2, Step>(p, run, k, count);
+}
+
+template <int Step, class T, class Offset>
+INLINE void pool_run(const MaxPool2d& p, const Run<T, Offset>& run, int64_t count) {
+  constexpr int N = kLanes<T>;
+  int64_t k = 0;
+  for (; k + 4 * N <= count; k += 4 * N) pool_vectors<N, 4, Step>(p, run, k);
+  for (; k + N <= count; k += N) pool_vectors<N, 1, Step>(p, run, k);
+  pool_rest<N / 2, Step>(p, run, k, count);
+}
+
+template <class T, class Offset>
+INLINE Run<T, Offset> run_at(const MaxPool2d& p, int64_t n, int64_t c, int64_t oh, int64_t ow) {
+  const Strides &xs = p.x_stride, &ys = p.y_stride;
+  const int64_t h = oh * p.h.stride - p.h.padding, w = ow * p.w.stride - p.w.padding;
+  const int64_t to = n * ys.n + c * ys.c + oh * ys.h + ow * ys.w;
+  Run<T, Offset> run;
+  run.x = static_cast<const T*>(p.x);
+  run.at = n * xs.n + c * xs.c + h * xs.h + w * xs.w;
+  run.step = 1;
+  run.rows = taps_inside(p.h, oh, p.H);
+  run.columns = taps_inside(p.w, ow, p.W);
+  run.y = static_cast<T*>(p.y) + to;
+  run.offsets = kSaves<Offset> ? static_cast<Offset*>(p.offsets) + to : nullptr;
+  return run;
+}
+
+template <class T, class Offset>
+static void pool_channels_last(const MaxPool2d& p, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
+    const Piece piece = channels_last_piece(index, p.N, p.OH, p.C);
+    for (int64_t ow = 0; ow < p.OW; ++ow) {
+      Run<T, Offset> run = run_at<T, Offset>(p, piece.n, piece.c_begin, piece.row, ow);
+      run.step = p.x_stride.c;
+      if (run.step == 1) {
+        pool_run<1>(p, run, piece.c_end - piece.c_begin);
+      } else {
+        pool_run<0>(p, run, piece.c_end - piece.c_begin);
+      }
+    }
+  }
+}
+
+template <class T, class Offset>
+static void pool_rows(const MaxPool2d& p, int64_t begin, int64_t end) {
+  // Outputs whose windows are not cut on the left or right share their columns of taps.
+  const int64_t reach = p.W + p.w.padding - (p.w.kernel - 1) * p.w.dilation;
+  const int64_t inner_begin = min_of(p.OW, ceil_div(p.w.padding, p.w.stride));
+  const int64_t inner_end =
+      max_of(inner_begin, min_of(p.OW, reach > 0 ? ceil_div(reach, p.w.stride) : 0));
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t oh = index % p.OH, c = index / p.OH % p.C, n = index / p.OH / p.C;
+    for (int64_t ow = 0; ow < p.OW; ++ow) {
+      Run<T, Offset> run = run_at<T, Offset>(p, n, c, oh, ow);
+      if (ow != inner_begin || inner_begin == inner_end) {
+        pool_vectors<1, 1, 1>(p, run, 0);
+        continue;
+      }
+      run.step = p.w.stride * p.x_stride.w;
+      if (run.step == 1) {
+        pool_run<1>(p, run, inner_end - inner_begin);
+      } else if (run.step == 2) {
+        pool_run<2>(p, run, inner_end - inner_begin);
+      } else {
+        pool_run<0>(p, run, inner_end - inner_begin);
+      }
+      ow = inner_end - 1;
+    }
+  }
+}
+
+template <class T, class Offset>
+INLINE void pool(const MaxPool2d& p, int64_t begin, int64_t end) {
+  if (lanes_along_channels(p.y_stride)) {
+    pool_channels_last<T, Offset>(p, begin, end);
+  } else {
+    pool_rows<T, Offset>(p, begin, end);
+  }
+}
+
+template <class T>
+INLINE void pool_saving(const MaxPool2d& p, int64_t begin, int64_t end) {
+  if (p.offsets == nullptr) {
+    pool<T, NoOffset>(p, begin, end);
+  } else if (p.wide_offsets) {
+    pool<T, int32_t>(p, begin, end);
+  } else {
+    pool<T, uint8_t>(p, begin, end);
+  }
+}
+
+// N lanes of the gradient of input (n, c ..., h, w): the sum over the outputs that chose it.
+template <int N, int Step, class T, class Offset>
+INLINE void gather_lanes(const MaxPool2dBackward& p, int64_t n, int64_t c, int64_t h, int64_t w,
+                         Range rows, Range columns) {
+  using V = Vec<Compute<T>, N>;
+  using I = Vec<Integer<T>, N>;
+  const Strides &gs = p.grad_y_stride, &os = p.offset_stride, &xs = p.grad_x_stride;
+  V sum{};
+  for (int64_t oh = rows.begin; oh < rows.end; ++oh) {
+    const int64_t i = tap_at(p.h, h, oh);
+    if (i < 0) continue;
+    for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
+      const int64_t j = tap_at(p.w, w, ow);
+      if (j < 0) continue;
+      const T* grad =
+          static_cast<const T*>(p.grad_y) + (n * gs.n + c * gs.c + oh * gs.h + ow * gs.w);
+      const Offset* offset =
+          static_cast<const Offset*>(p.offsets) + (n * os.n + c * os.c + oh * os.h + ow * os.w);
+      const V g = load_lanes<N, Step>(grad, gs.c);
+      const I winner = load_integer_lanes<Integer<T>, N, Step>(offset, os.c);
+      sum += winner == I{} + static_cast<Integer<T>>(i * p.w.kernel + j) ? g : V{};
+    }
+  }
+  store<N>(static_cast<T*>(p.grad_x) + (n * xs.n + c * xs.c + h * xs.h + w * xs.w), sum);
+}
+
+template <int N, int Step, class T, class Offset>
+INLINE void gather_channels(const MaxPool2dBackward& p, const Piece& piece, int64_t c, int64_t w,
+                            Range rows, Range columns) {
+  for (; c + N <= piece.c_end; c += N) {
+    gather_lanes<N, Step, T, Offset>(p, piece.n, c, piece.row, w, rows, columns);
+  }
+  if constexpr (N > 1) gather_channels<N / 2, Step, T, Offset>(p, piece, c, w, rows, columns);
+}
+
+template <class T, class Offset>
+static void gather_channels_last(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
+  const bool unit = p.grad_y_stride.c == 1 && p.offset_stride.c == 1;
+  for (int64_t index = begin; index < end; ++index) {
+    const Piece piece = channels_last_piece(index, p.N, p.H, p.C);
+    const Range rows = outputs_over(p.h, piece.row, p.OH);
+    for (int64_t w = 0; w < p.W; ++w) {
+      const Range columns = outputs_over(p.w, w, p.OW);
+      if (unit) {
+        gather_channels<kLanes<T>, 1, T, Offset>(p, piece, piece.c_begin, w, rows, columns);
+      } else {
+        gather_channels<kLanes<T>, 0, T, Offset>(p, piece, piece.c_begin, w, rows, columns);
+      }
+    }
+  }
+}
+
+// One plane of NCHW: every output adds its gradient to the input it chose, in float.
+template <class T, class Offset>
+INLINE void scatter_plane(const MaxPool2dBackward& p, int64_t n, int64_t c, Compute<T>* plane) {
+  const Strides &gs = p.grad_y_stride, &os = p.offset_stride;
+  const T* grad = static_cast<const T*>(p.grad_y) + (n * gs.n + c * gs.c);
+  const Offset* offsets = static_cast<const Offset*>(p.offsets) + (n * os.n + c * os.c);
+  for (int64_t k = 0; k < p.H * p.W; ++k) plane[k] = 0;
+  for (int64_t oh = 0; oh < p.OH; ++oh) {
+    const int64_t top = oh * p.h.stride - p.h.padding;
+    for (int64_t ow = 0; ow < p.OW; ++ow) {
+      const int64_t tap = offsets[oh * os.h + ow * os.w];
+      const int64_t h = top + tap / p.w.kernel * p.h.dilation;
+      const int64_t w = ow * p.w.stride - p.w.padding + tap % p.w.kernel * p.w.dilation;
+      // Offsets come from outside: one that points into the padding or further is nobody's.
+      if (h < 0 || h >= p.H || w < 0 || w >= p.W) continue;
+      plane[h * p.W + w] += load<1>(grad + (oh * gs.h + ow * gs.w))[0];
+    }
+  }
+}
+
+template <class T, class Offset>
+static void scatter_planes(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
+  const int64_t size = p.H * p.W;
+  float* scratch = nullptr;  // 16-bit gradients are summed in float
+  if constexpr (sizeof(T) == 2) {
+    scratch = static_cast<float*>(__builtin_malloc(size * sizeof(float)));
+  }
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t n = index / p.C, c = index % p.C;
+    T* grad_x = static_cast<T*>(p.grad_x) + index * size;
+    if constexpr (sizeof(T) != 2) {
+      scatter_plane<T, Offset>(p, n, c, grad_x);
+    } else if (scratch != nullptr) {
+      scatter_plane<T, Offset>(p, n, c, scratch);
+      narrow_plane(scratch, grad_x, size);
+    } else {  // no memory: slower, the same sums
+      for (int64_t h = 0; h < p.H; ++h) {
+        for (int64_t w = 0; w < p.W; ++w) {
+          gather_lanes<1, 1, T, Offset>(p, n, c, h, w, outputs_over(p.h, h, p.OH),
+                                        outputs_over(p.w, w, p.OW));
+        }
+      }
+    }
+  }
+  __builtin_free(scratch);
+}
+
+template <class T, class Offset>
+INLINE void pool_backward(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
+  if (lanes_along_channels(p.grad_x_stride)) {
+    gather_channels_last<T, Offset>(p, begin, end);
+  } else {
+    scatter_planes<T, Offset>(p, begin, end);
+  }
+}
+
+template <class T>
+INLINE void pool_backward_from(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
+  if (p.wide_offsets) {
+    pool_backward<T, int32_t>(p, begin, end);
+  } else {
+    pool_backward<T, uint8_t>(p, begin, end);
+  }
+}
+
+template <class Offset>
+INLINE void indices_from(const MaxPool2dIndices& p, int64_t begin, int64_t end) {
+  const Strides &os = p.offset_stride, &is = p.index_stride;
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t oh = index % p.OH, c = index / p.OH % p.C, n = index / p.OH / p.C;
+    const Offset* offsets =
+        static_cast<const Offset*>(p.offsets) + (n * os.n + c * os.c + oh * os.h);
+    int64_t* indices = p.indices + (n * is.n + c * is.c + oh * is.h);
+    for (int64_t ow = 0; ow < p.OW; ++ow) {
+      const int64_t tap = offsets[ow * os.w];
+      const int64_t h = oh * p.h.stride - p.h.padding + tap / p.w.kernel * p.h.dilation;
+      const int64_t w = ow * p.w.stride - p.w.padding + tap % p.w.kernel * p.w.dilation;
+      // A window wholly inside the padding has no index: the nearest input's is a harmless one.
+      indices[ow * is.w] = min_of(max_of(h, 0), p.H - 1) * p.W + min_of(max_of(w, 0), p.W - 1);
+    }
+  }
+}
+
+}  // namespace
+
+void run(const MaxPool2d& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case DType::f32: return pool_saving<float>(p, begin, end);
+    case DType::f64: return pool_saving<double>(p, begin, end);
+    case DType::bf16: return pool_saving<bf16>(p, begin, end);
+    case DType::f16: return pool_saving<f16>(p, begin, end);
+  }
+}
+
+void run(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case DType::f32: return pool_backward_from<float>(p, begin, end);
+    case DType::f64: return pool_backward_from<double>(p, begin, end);
+    case DType::bf16: return pool_backward_from<bf16>(p, begin, end);
+    case DType::f16: return pool_backward_from<f16>(p, begin, end);
+  }
+}
+
+void run(const MaxPool2dIndices& p, int64_t begin, int64_t end) {
+  if (p.wide_offsets) {
+    indices_from<int32_t>(p, begin, end);
+  } else {
+    indices_from<uint8_t>(p, begin, end);
+  }
+}
+
+}  // namespace torchext::cpu::TORCHEXT_ISA

@@ -1,0 +1,252 @@
+// Vec<T, N>: N lanes of T as a compiler vector, with loads and stores that convert to and from the
+// type a kernel computes in (float; double for float64). One source serves every ISA: the compiler
+// lowers the operators, and only what it lowers badly is written with intrinsics.
+//
+// Included once per ISA. Everything is static, inside the ISA's namespace and an anonymous one, so
+// that the linker can never hand this ISA's code to a CPU that lacks it.
+#pragma once
+
+#include "../common/plain.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define TORCHEXT_ISA avx512
+#define TORCHEXT_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define TORCHEXT_ISA avx2
+#define TORCHEXT_VECTOR_BYTES 32
+#else
+#define TORCHEXT_ISA generic
+#define TORCHEXT_VECTOR_BYTES 16
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace torchext::cpu::TORCHEXT_ISA {
+namespace {
+
+template <class T, int N>
+struct VecOf {
+  typedef T type __attribute__((vector_size(sizeof(T) * N)));
+};
+template <class T, int N>
+using Vec = typename VecOf<T, N>::type;
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+// What a stored type is computed in, and the integer as wide: comparisons give vectors of it.
+template <class T>
+struct ComputeOf {
+  using type = float;
+  using integer = int32_t;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+  using integer = int64_t;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+template <class T>
+using Integer = typename ComputeOf<T>::integer;
+
+template <class T>
+constexpr int kLanes = TORCHEXT_VECTOR_BYTES / sizeof(Compute<T>);
+
+// Reinterprets or copies bits between equally large vectors and memory.
+template <class To, class From>
+INLINE To bit_copy(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class V>
+INLINE V load_raw(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// f16 <-> float by exponent arithmetic, for CPUs (and lane counts) without an instruction for it.
+template <int N>
+INLINE Vec<float, N> widen_f16(Vec<uint16_t, N> half) {
+  using U = Vec<uint32_t, N>;
+  using F = Vec<float, N>;
+  const U word = __builtin_convertvector(half, U) << 16;
+  const U sign = word & 0x80000000u, twice = word + word;
+  const F normal = bit_copy<F>((twice >> 4) + (0xE0u << 23)) * 0x1.0p-112f;
+  const F subnormal = bit_copy<F>((twice >> 17) | (126u << 23)) - 0.5f;
+  return bit_copy<F>(sign | (twice < (1u << 27) ? bit_copy<U>(subnormal) : bit_copy<U>(normal)));
+}
+
+template <int N>
+INLINE Vec<uint16_t, N> narrow_f16(Vec<float, N> value) {
+  using U = Vec<uint32_t, N>;
+  using F = Vec<float, N>;
+  const U word = bit_copy<U>(value), sign = word & 0x80000000u, twice = word + word;
+  // Scaling up and down rounds to 11 bits' worth of headroom: overflow becomes infinity.
+  F magnitude = bit_copy<F>(word & 0x7fffffffu) * 0x1.0p+112f * 0x1.0p-110f;
+  U bias = twice & 0xff000000u;
+  bias = bias < 0x71000000u ? U{} + 0x71000000u : bias;
+  magnitude = bit_copy<F>((bias >> 1) + 0x07800000u) + magnitude;
+  const U bits = bit_copy<U>(magnitude);
+  const U finite = ((bits >> 13) & 0x7c00u) + (bits & 0x0fffu);
+  const U result = (sign >> 16) | (twice > 0xff000000u ? U{} + 0x7e00u : finite);
+  return __builtin_convertvector(result, Vec<uint16_t, N>);
+}
+
+template <int N>
+INLINE Vec<float, N> load(const float* p) {
+  return load_raw<Vec<float, N>>(p);
+}
+template <int N>
+INLINE Vec<double, N> load(const double* p) {
+  return load_raw<Vec<double, N>>(p);
+}
+template <int N>
+INLINE Vec<float, N> load(const bf16* p) {
+  using U = Vec<uint32_t, N>;
+  return bit_copy<Vec<float, N>>(
+      __builtin_convertvector(load_raw<Vec<uint16_t, N>>(p), U) << 16);
+}
+template <int N>
+INLINE Vec<float, N> load(const f16* p) {
+#ifdef __F16C__
+  if constexpr (N == 8) return (Vec<float, N>)_mm256_cvtph_ps(load_raw<__m128i>(p));
+#ifdef __AVX512F__
+  if constexpr (N == 16) return (Vec<float, N>)_mm512_cvtph_ps(load_raw<__m256i>(p));
+#endif
+#endif
+  return widen_f16<N>(load_raw<Vec<uint16_t, N>>(p));
+}
+
+template <int N>
+INLINE void store(float* p, Vec<float, N> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <int N>
+INLINE void store(double* p, Vec<double, N> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <int N>
+INLINE void store(bf16* p, Vec<float, N> v) {
+  using U = Vec<uint32_t, N>;
+  const U word = bit_copy<U>(v);
+  const U rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const U nan = (word >> 16) | 0x40u;                              // quiet, never rounded to infinity
+  const auto narrow = __builtin_convertvector(
+      (word & 0x7fffffffu) > 0x7f800000u ? nan : rounded, Vec<uint16_t, N>);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+template <int N>
+INLINE void store(f16* p, Vec<float, N> v) {
+#ifdef __F16C__
+  if constexpr (N == 8) {
+    const __m128i narrow = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(p, &narrow, sizeof narrow);
+    return;
+  }
+#ifdef __AVX512F__
+  if constexpr (N == 16) {
+    const __m256i narrow = _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(p, &narrow, sizeof narrow);
+    return;
+  }
+#endif
+#endif
+  const auto narrow = narrow_f16<N>(v);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+
+// Lanes of integers, narrowed or widened to the stored type.
+template <int N, class Stored, class Wide>
+INLINE void store_integers(Stored* p, Wide v) {
+  const auto stored = __builtin_convertvector(v, Vec<Stored, N>);
+  __builtin_memcpy(p, &stored, sizeof stored);
+}
+template <class I, int N, class Stored>
+INLINE Vec<I, N> load_integers(const Stored* p) {
+  return __builtin_convertvector(load_raw<Vec<Stored, N>>(p), Vec<I, N>);
+}
+
+template <class I, int N, int Step, class Stored>
+INLINE Vec<I, N> load_integer_lanes(const Stored* p, int64_t step) {
+  if constexpr (Step == 1 || N == 1) {
+    return load_integers<I, N>(p);
+  } else {
+    Vec<I, N> v;
+    for (int i = 0; i < N; ++i) v[i] = p[i * step];
+    return v;
+  }
+}
+
+template <int... K>
+struct Lanes {};
+template <int N, int... K>
+struct EvenLanes : EvenLanes<N - 1, N - 1, K...> {};
+template <int... K>
+struct EvenLanes<0, K...> {
+  using type = Lanes<K...>;
+};
+
+// Every other lane: 2k of `low` for the first half, 2k + 1 of `high` for the second.
+template <int N, class V, int... K>
+INLINE V every_other(V low, V high, Lanes<K...>) {
+  return __builtin_shufflevector(low, high, (K < N / 2 ? 2 * K : 2 * K + 1)...);
+}
+
+// N lanes `Step` elements apart (0: `step`, known at run time). Step 2 reads its upper half one
+// element early, so that nothing beyond the last lane is touched.
+template <int N, int Step, class T>
+INLINE Vec<Compute<T>, N> load_lanes(const T* p, int64_t step) {
+  if constexpr (Step == 1 || N == 1) {
+    return load<N>(p);
+  } else if constexpr (Step == 2) {
+    return every_other<N>(load<N>(p), load<N>(p + N - 1), typename EvenLanes<N>::type{});
+  } else {
+    Vec<Compute<T>, N> v;
+    for (int i = 0; i < N; ++i) v[i] = load<1>(p + i * step)[0];
+    return v;
+  }
+}
+
+template <int N, class T>
+INLINE void narrow_from(const float* from, T* to, int64_t k, int64_t count) {
+  for (; k + N <= count; k += N) store<N>(to + k, load<N>(from + k));
+  if constexpr (N > 1) narrow_from<N / 2>(from, to, k, count);
+}
+
+// Rounds a plane summed in float to its stored type.
+template <class T>
+INLINE void narrow_plane(const float* from, T* to, int64_t count) {
+  narrow_from<kLanes<T>>(from, to, 0, count);
+}
+
+// max(a, v) as torch's loop defines it: NaN wins, and of equal values (-0 and 0 too) `a` stays.
+template <class V>
+INLINE V max_keep_first(V a, V v) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(V) == 64 && sizeof(a[0]) == 4) {
+    const __m512 x = (__m512)a, y = (__m512)v;  // vmaxps gives its second operand on a tie or NaN
+    return (V)_mm512_mask_max_ps(y, _mm512_cmp_ps_mask(y, y, _CMP_ORD_Q), y, x);
+  }
+#endif
+#ifdef __AVX2__
+  if constexpr (sizeof(V) == 32 && sizeof(a[0]) == 4) {
+    const __m256 x = (__m256)a, y = (__m256)v;
+    return (V)_mm256_blendv_ps(_mm256_max_ps(y, x), y, _mm256_cmp_ps(y, y, _CMP_UNORD_Q));
+  }
+#endif
+  return ((v > a) | (v != v)) ? v : a;
+}
+
+}  // namespace
+}  // namespace torchext::cpu::TORCHEXT_ISA

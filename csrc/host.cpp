@@ -1,0 +1,51 @@
+// The Python module torchext._host: build facts, CPU features, and the concrete shape rules, which
+// the tests compare with what the Python side predicts. Needs neither torch nor the op libraries.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/isa.h"
+#include "op/pool2d_shape.h"
+
+namespace py = pybind11;
+using torchext::IntList;
+
+namespace {
+
+using Shape = std::pair<IntList, IntList>;  // sizes, strides
+
+Shape pooled_shape(const char* op, const IntList& sizes, const IntList& strides,
+                   const torchext::Pool2d& p) {
+  const IntList out = torchext::with_spatial_size(sizes, p.OH, p.OW);
+  return {out, torchext::dense_strides(op, out, torchext::is_channels_last(sizes, strides))};
+}
+
+Shape pool2d_shape(const std::string& op, const IntList& sizes, const IntList& strides,
+                   const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                   const IntList& dilation, bool ceil_mode) {
+  return pooled_shape(op.c_str(), sizes, strides,
+                      torchext::make_pool2d(op.c_str(), sizes,
+                                            {kernel_size, stride, padding, dilation, ceil_mode}));
+}
+
+Shape adaptive_pool2d_shape(const std::string& op, const IntList& sizes, const IntList& strides,
+                            const IntList& output_size) {
+  return pooled_shape(op.c_str(), sizes, strides,
+                      torchext::make_adaptive_pool2d(op.c_str(), sizes, output_size));
+}
+
+py::dict cpu_features() {
+  using torchext::cpu::Isa;
+  py::dict features;
+  for (int i = 0; i < 3; ++i) {
+    features[torchext::cpu::kIsaNames[i]] = torchext::cpu::cpu_has(static_cast<Isa>(i));
+  }
+  return features;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, m) {
+  m.def("cpu_features", &cpu_features, "Which ISAs of the CPU kernels this machine can run.");
+  m.def("pool2d_shape", &pool2d_shape);
+  m.def("adaptive_pool2d_shape", &adaptive_pool2d_shape);
+}

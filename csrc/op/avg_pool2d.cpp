@@ -1,0 +1,69 @@
+// avg_pool2d: checks, allocation and registration, compiled into each backend's library.
+#include "avg_pool2d.h"
+
+#include "../common/backend.h"
+#include "pool2d_shape.h"
+
+namespace torchext {
+namespace {
+
+int64_t checked_divisor(const char* op, std::optional<int64_t> divisor) {
+  CHECK(!divisor.has_value() || *divisor != 0, op, ": divisor_override: got 0, expected another value");
+  return divisor.value_or(0);
+}
+
+Tensor avg_pool2d(const Tensor& x, IntList kernel_size, IntList stride, IntList padding,
+                  bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
+  const char* op = "avg_pool2d";
+  check_tensor(op, "input", x);
+  AvgPool2d p{};
+  static_cast<Pool2d&>(p) =
+      make_pool2d(op, sizes_of(x), {kernel_size, stride, padding, {1, 1}, ceil_mode});
+  p.dtype = floating_dtype(op, "input", x);
+  p.count_include_pad = count_include_pad;
+  p.divisor_override = checked_divisor(op, divisor_override);
+  Tensor y = empty_dense(op, x, with_spatial_size(sizes_of(x), p.OH, p.OW), is_channels_last(x),
+                         x.scalar_type());
+  p.x = x.data_ptr();
+  p.y = y.data_ptr();
+  p.x_stride = nchw_strides(x);
+  p.y_stride = nchw_strides(y);
+  if (p.N > 0) launch(p, Context(x).stream);
+  return y;
+}
+
+Tensor avg_pool2d_backward(const Tensor& grad_y, IntList input_size, bool channels_last,
+                           IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
+                           bool count_include_pad, std::optional<int64_t> divisor_override) {
+  const char* op = "avg_pool2d_backward";
+  check_tensor(op, "grad_y", grad_y);
+  check_pair(op, "input_size", input_size, 1);
+  const IntList sizes = sizes_of(grad_y);
+  check_pool_input(op, "grad_y", sizes);
+  const IntList x_sizes = with_spatial_size(sizes, input_size[0], input_size[1]);
+  AvgPool2dBackward p{};
+  static_cast<Pool2d&>(p) =
+      make_pool2d(op, x_sizes, {kernel_size, stride, padding, {1, 1}, ceil_mode});
+  check_pooled_shape(op, "grad_y", sizes, with_spatial_size(sizes, p.OH, p.OW));
+  p.dtype = floating_dtype(op, "grad_y", grad_y);
+  p.count_include_pad = count_include_pad;
+  p.divisor_override = checked_divisor(op, divisor_override);
+  Tensor grad_x = empty_dense(op, grad_y, x_sizes, channels_last && sizes.size() == 4,
+                              grad_y.scalar_type());
+  p.grad_y = grad_y.data_ptr();
+  p.grad_x = grad_x.data_ptr();
+  p.grad_y_stride = nchw_strides(grad_y);
+  p.grad_x_stride = nchw_strides(grad_x);
+  if (p.N > 0) launch(p, Context(grad_y).stream);
+  return grad_x;
+}
+
+}  // namespace
+
+REGISTER_KERNELS(library) {
+  library.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
+  library.impl("avg_pool2d_inference", TORCH_BOX(&avg_pool2d));
+  library.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
+}
+
+}  // namespace torchext

@@ -1,0 +1,15 @@
+"""Hand-written CPU, CUDA and Triton kernels for PyTorch vision and sequence models.
+
+Importing never fails for want of a compiled library: `torchext info` tells what loaded and why the
+rest did not, and what has no kernel runs as plain PyTorch, with a notice.
+"""
+
+from . import _load
+from ._fallback import FallbackWarning
+from ._version import __version__
+
+_load.load_libraries()
+
+from . import nn, ops  # noqa: E402  (the ops register what the libraries define)
+
+__all__ = ["FallbackWarning", "__version__", "nn", "ops"]

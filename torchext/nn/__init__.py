@@ -1,0 +1,6 @@
+"""Drop-in modules: subclasses of torch.nn's, with the same constructors and state dicts."""
+
+from . import functional
+from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+
+__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d", "functional"]

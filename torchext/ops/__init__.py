@@ -1,0 +1,6 @@
+"""The ops: one file each. `OPS` lists them all by name."""
+
+from . import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from ._op import OPS, Op
+
+__all__ = ["OPS", "Op", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]

@@ -1,0 +1,207 @@
+"""What PyTorch must know about an op, declared once: `Op` registers it all and calls the op.
+
+An op's file in this folder reads like a specification: the decomposition (at most ten lines of ATen:
+the op's meaning), the fake (shapes), and where they apply the gradient, autocast, vmap, FLOPs and
+sharding. Everything else follows from these.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.autograd import forward_ad
+
+from .. import _load
+from .._fallback import notice
+from ._lazy import when_imported
+
+# Every op, by name: what the tests, `torchext info` and the documentation iterate.
+OPS = {}
+
+FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+_DISABLED = os.environ.get("TORCHEXT_DISABLE", "0") not in ("", "0")
+_functorch = torch._C._functorch
+_VMAP = _functorch.TransformType.Vmap
+_libraries = {}  # torch.library.Library unregisters what it registered when it is collected
+
+
+def check(condition, op, argument, got, expected):
+    """The Python side of csrc's CHECK: the same words, for fakes and Triton kernels."""
+    torch._check(condition, lambda: f"{op}: {argument}: got {got}, expected {expected}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Op:
+    """One schema of csrc/ops.cpp.
+
+    decomposition  the op in ATen, with the schema's arguments: fallback, reference, and what forward
+                   AD, functorch, double backward and ONNX use
+    fake           shapes, strides and checks over SymInt, with the schema's arguments
+    backward       (ctx, *grads) -> a gradient per argument; save(ctx, inputs, output) feeds it
+    autocast       names of the arguments that are cast to autocast's dtype
+    flops          FLOPs as torch.utils.flop_counter counts them, from the arguments' shapes
+    sharded_dims   DTensor: dims along which all tensors may be sharded alike
+    dtypes         of the first argument, for which kernels exist
+    """
+
+    name: str
+    decomposition: Callable
+    fake: Callable
+    backward: Callable | None = None
+    save: Callable | None = None
+    autocast: tuple = ()
+    flops: Callable = lambda *args, **kwargs: 0
+    sharded_dims: tuple = (0,)
+    dtypes: frozenset = FLOATS
+
+    def __post_init__(self):
+        OPS[self.name] = self
+        if not _load.why_not_loaded["cpu"]:
+            register(self, "torchext")
+
+    def __call__(self, x, *args):
+        """The op on `x`: its kernel, or plain PyTorch with a notice."""
+        why_not = self._why_no_kernel(x)
+        if why_not is None:
+            return getattr(torch.ops.torchext, self.name)(x, *args)
+        if why_not:
+            notice(self.name, why_not)
+        return self.decomposition(x, *args)
+
+    def _why_no_kernel(self, x):
+        """None where the kernel runs; else why not ("" needs no notice: the user asked for it)."""
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{self.name}: input: got {type(x).__name__}, expected a Tensor")
+        if _DISABLED:
+            return ""
+        if x.dtype not in self.dtypes:
+            return f"no kernel for {x.dtype}"
+        if x.layout is not torch.strided:
+            return f"no kernel for {x.layout}"
+        if forward_ad._current_level >= 0:
+            return "forward-mode AD differentiates the decomposition"
+        if not torch.compiler.is_compiling() and _functorch.peek_interpreter_stack() is not None:
+            if any(level.key() != _VMAP for level in _functorch.get_interpreter_stack()):
+                return "torch.func transforms the decomposition"
+        if _load.why_not_loaded["cpu"]:
+            return "the library did not load"
+        return None
+
+
+def register(op, namespace):
+    """Tells PyTorch all about `op` under `namespace`, where its schema is already defined."""
+    qualified = f"{namespace}::{op.name}"
+    library = _libraries.setdefault(namespace, torch.library.Library(namespace, "FRAGMENT"))
+
+    def fallback(*args):
+        notice(op.name, f"no kernel for {args[0].device.type} tensors")
+        return op.decomposition(*args)
+
+    library.impl(op.name, fallback, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, op.fake, lib=library)
+    if op.backward:
+        torch.library.register_autograd(qualified, op.backward, setup_context=op.save, lib=library)
+    elif op.name.endswith("_backward"):
+        _register_double_backward(op, qualified, library)
+    torch.library.register_vmap(qualified, _fold_batch(op, namespace), lib=library)
+    if op.autocast:
+        _register_autocast(op, namespace, library)
+    overload = getattr(getattr(torch.ops, namespace), op.name).default
+    torch._decomp.decomposition_table[overload] = op.decomposition  # ONNX export reads this table
+    when_imported(
+        "torch.utils.flop_counter",
+        lambda module: module.register_flop_formula(overload)(
+            lambda *args, out_shape=None, **kwargs: op.flops(*args, **kwargs)
+        ),
+    )
+    when_imported("torch.distributed.tensor", lambda module: _register_sharding(op, overload))
+
+
+def _register_double_backward(op, qualified, library):
+    """A gradient's own gradient: that of its decomposition."""
+
+    def save(ctx, inputs, output):
+        ctx.save_for_backward(*(x for x in inputs if isinstance(x, torch.Tensor)))
+        ctx.arguments = [None if isinstance(x, torch.Tensor) else x for x in inputs]
+        ctx.is_tensor = [isinstance(x, torch.Tensor) for x in inputs]
+
+    def backward(ctx, grad):
+        tensors = iter(ctx.saved_tensors)
+        inputs = [
+            next(tensors) if tensor else x
+            for tensor, x in zip(ctx.is_tensor, ctx.arguments, strict=True)
+        ]
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+        with torch.enable_grad():
+            inputs = [
+                x.detach().requires_grad_() if i in wanted else x for i, x in enumerate(inputs)
+            ]
+            y = op.decomposition(*inputs)
+        grads = iter(torch.autograd.grad(y, [inputs[i] for i in wanted], grad))
+        return tuple(next(grads) if i in wanted else None for i in range(len(inputs)))
+
+    torch.library.register_autograd(qualified, backward, setup_context=save, lib=library)
+
+
+def _fold_batch(op, namespace):
+    """vmap by folding the mapped dimension into the batch, which every tensor has in dim 0."""
+
+    def vmap(info, in_dims, *args):
+        folded, unbatched = [], False
+        for x, dim in zip(args, in_dims, strict=True):
+            if isinstance(x, torch.Tensor):
+                x = x.movedim(dim, 0) if dim is not None else x.expand(info.batch_size, *x.shape)
+                unbatched = x.dim() == 4  # (mapped, C, H, W): the mapped dimension is the batch
+                x = x if unbatched else x.flatten(0, 1)
+            folded.append(x)
+        y = getattr(getattr(torch.ops, namespace), op.name)(*folded)
+
+        def unfold(t):
+            return t if unbatched else t.unflatten(0, (info.batch_size, -1))
+
+        if isinstance(y, tuple):
+            return tuple(unfold(t) for t in y), (0,) * len(y)
+        return unfold(y), 0
+
+    return vmap
+
+
+def _register_autocast(op, namespace, library):
+    """Casts the named arguments, and only those, to the dtype of the autocast region."""
+    overload = getattr(getattr(torch.ops, namespace), op.name).default
+    names = [argument.name for argument in overload._schema.arguments]
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+        torch._C.DispatchKey.AutocastCUDA
+    )
+    for device in ("cpu", "cuda"):
+
+        def autocast(*args, device=device):
+            dtype = torch.get_autocast_dtype(device)
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                return overload(
+                    *(
+                        x.to(dtype)
+                        if name in op.autocast and isinstance(x, torch.Tensor) and x.dtype in FLOATS
+                        else x
+                        for name, x in zip(names, args, strict=False)
+                    )
+                )
+
+        library.impl(op.name, autocast, f"Autocast{device.upper()}")
+
+
+def _register_sharding(op, overload):
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.experimental import register_sharding
+
+    outputs = len(overload._schema.returns)
+    tensors = [str(argument.type) == "Tensor" for argument in overload._schema.arguments]
+
+    @register_sharding(overload)
+    def strategy(*args, **kwargs):
+        placements = [Replicate(), *(Shard(dim) for dim in op.sharded_dims)]
+        return [
+            ([p] * outputs, [p if tensor else None for tensor in tensors[: len(args)]])
+            for p in placements
+        ]

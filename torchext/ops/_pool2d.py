@@ -1,0 +1,107 @@
+"""The rules of pooling shapes over SymInt, for fakes and Triton: what csrc/op/pool2d_shape.h says."""
+
+import torch
+from torch._prims_common import suggest_memory_format
+
+from ._op import FLOATS, check
+
+
+def check_pair(op, argument, pair, least):
+    check(len(pair) == 2, op, argument, f"{len(pair)} values", "2")
+    check(
+        pair[0] >= least and pair[1] >= least,
+        op,
+        argument,
+        list(pair),
+        f"values of at least {least}",
+    )
+
+
+def check_input(op, argument, x):
+    check(
+        x.dim() in (3, 4),
+        op,
+        argument,
+        f"{x.dim()} dimensions",
+        "3 (C, H, W) or 4 (N, C, H, W)",
+    )
+    for d in range(x.dim() - 3, x.dim()):
+        check(
+            x.shape[d] > 0, op, argument, f"size 0 in dimension {d}", "only the batch to be empty"
+        )
+
+
+def check_dtype(op, argument, x):
+    check(
+        x.dtype in FLOATS, op, argument, f"dtype {x.dtype}", "float32, float64, bfloat16 or float16"
+    )
+
+
+def check_same_device(op, argument, x, other):
+    check(
+        x.device == other.device, op, argument, f"a tensor on {x.device}", f"one on {other.device}"
+    )
+
+
+def output_size(op, size, kernel, stride, padding, dilation, ceil_mode):
+    """Outputs along one axis."""
+    span = dilation * (kernel - 1) + 1
+    # 64 bits are C++'s limit, not Python's; a SymInt is within it by itself.
+    check(span < 2**63, op, "dilation", f"{dilation} * {kernel - 1}", "a product within 64 bits")
+    check(padding <= span // 2, op, "padding", padding, f"at most half the window's span of {span}")
+    padded = size + 2 * padding
+    check(
+        span <= padded,
+        op,
+        "kernel_size",
+        f"a window spanning {span}",
+        f"at most the padded input's {padded}",
+    )
+    room = padded - span
+    outputs = room // stride + 1
+    if ceil_mode:  # one more window, if it starts inside the input or its left padding
+        outputs = torch.sym_min(-(-room // stride) + 1, (size + padding - 1) // stride + 1)
+    return outputs
+
+
+def pooled_size(op, x, kernel_size, stride, padding, dilation, ceil_mode):
+    """(OH, OW) of a sliding pool over x, everything checked."""
+    check_pair(op, "kernel_size", kernel_size, 1)
+    check_pair(op, "stride", stride, 1)
+    check_pair(op, "padding", padding, 0)
+    check_pair(op, "dilation", dilation, 1)
+    check_input(op, "input", x)
+    return [
+        output_size(op, x.shape[d], kernel_size[d], stride[d], padding[d], dilation[d], ceil_mode)
+        for d in (-2, -1)
+    ]
+
+
+def is_channels_last(x):
+    return x.dim() == 4 and suggest_memory_format(x) is torch.channels_last
+
+
+def empty_pooled(x, size, channels_last, dtype=None):
+    """An uninitialised tensor like x, of another spatial size, dense in the given memory format."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(
+        (*x.shape[:-2], *size),
+        dtype=dtype or x.dtype,
+        device=x.device,
+        memory_format=memory_format,
+    )
+
+
+def positions(size, stride, padding, device):
+    """The input row (or column) of each window's tap 0."""
+    return torch.arange(size, device=device) * stride - padding
+
+
+def window_in_padding(size, outputs, kernel, stride, padding, dilation):
+    """Whether some window along an axis lies wholly in the padding: only dilated ones can."""
+    if dilation == 1 or padding == 0:
+        return False
+    starts = range(-padding, (outputs - 1) * stride - padding + 1, stride)
+    return any(
+        not any(0 <= start + tap * dilation < size for tap in range(kernel)) for start in starts
+    )
