@@ -1,8 +1,8 @@
 """PEP 517 backend: setuptools, with torch required for the build only where the user has none.
 
-Torch's headers are all the build needs of it. Build isolation hides the user's torch from imports but
-not from sight: its headers are used where they lie, so that a build neither downloads a second torch
-nor compiles against another one than it will run with.
+Torch's headers are all the build needs of it. Build isolation hides the user's torch from imports
+but not from sight: its headers are used where they lie, so that a build neither downloads a second
+torch nor compiles against another one than it will run with.
 """
 
 import importlib.metadata

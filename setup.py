@@ -1,24 +1,28 @@
 """Builds the op libraries (CPU always, CUDA where nvcc is found) and the module torchext._host.
 
-Environment: CXX; TORCHEXT_CUDA=auto|0|1; TORCHEXT_CUDA_ARCHS, e.g. "80;90a" (the lowest also as PTX);
-TORCHEXT_CXXFLAGS, added to every compile and link (a sanitizer build, say); MAX_JOBS.
+Environment: CXX; TORCHEXT_CUDA=auto|0|1; TORCHEXT_CUDA_ARCHS, e.g. "80;90a" (the first also as
+PTX); TORCHEXT_CXXFLAGS, added to every compile and link (a sanitizer build, say); MAX_JOBS.
 """
 
 import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-from build_backend import find_torch, package_paths
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+from build_backend import find_torch, package_paths
+
 ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+HOST = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
 ISAS = {"generic": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = "-mavx2 -mfma -mf16c"
@@ -37,26 +41,31 @@ def find_compiler():
 
 
 def find_nvcc():
-    """(nvcc, "") or (None, why not). torch is not asked: without CUDA it would not know."""
-    if os.environ.get("TORCHEXT_CUDA", "auto") == "0":
+    """(nvcc, "") or (None, why not). torch is not asked: one without CUDA would not know."""
+    choice = os.environ.get("TORCHEXT_CUDA", "auto")
+    if choice not in ("auto", "0", "1"):
+        sys.exit(f"torchext: TORCHEXT_CUDA: got {choice!r}, expected auto, 0 or 1")
+    if choice == "0":
         return None, "TORCHEXT_CUDA=0"
-    compilers = [
-        Path(os.environ[name]) / "bin/nvcc"
-        for name in ("CUDA_HOME", "CUDA_PATH")
-        if os.environ.get(name)
-    ]
-    compilers += [Path(directory) / "nvcc" for directory in os.environ["PATH"].split(os.pathsep)]
+    homes = [Path(os.environ[v]) for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
+    compilers = [home / "bin/nvcc" for home in homes]
+    compilers += [Path(folder) / "nvcc" for folder in os.environ["PATH"].split(os.pathsep)]
     compilers.append(Path("/usr/local/cuda/bin/nvcc"))
     for path in package_paths():  # the nvidia-cuda-nvcc wheel
         compilers += sorted(Path(path).glob("nvidia/*/bin/nvcc"))
-    why = "nvcc not found in CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or the nvidia-cuda-nvcc wheel"
+    why = "no nvcc in CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or the nvidia-cuda-nvcc wheel"
     for nvcc in filter(Path.is_file, compilers):
-        home = nvcc.resolve().parent.parent
-        for directory in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
-            if (home / directory / "libcudart_static.a").is_file():
-                return (home / "bin/nvcc", home / directory), ""
+        if find_cudart(nvcc):
+            return nvcc, ""
         why = f"no libcudart_static.a beside {nvcc}"
     return None, why
+
+
+def find_cudart(nvcc):
+    home = nvcc.resolve().parent.parent
+    for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
+        if (home / folder / "libcudart_static.a").is_file():
+            return home / folder / "libcudart_static.a"
 
 
 def jobs():
@@ -70,24 +79,25 @@ class Ninja:
     def __init__(self, directory):
         self.directory, self.lines = directory, []
 
-    def rule(self, name, command, **extra):
+    def rule(self, name, command):
         self.lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
-        self.lines += [f"  {key} = {value}" for key, value in extra.items()]
+        if "$out.d" in command:
+            self.lines += ["  depfile = $out.d", "  deps = gcc"]
 
     def compile(self, rule, source, stem, flags=""):
-        output = f"{stem}.o"
-        self.lines += [f"build {output}: {rule} {source}", f"  flags = {flags}"]
-        return output
+        self.lines += [f"build {stem}.o: {rule} {source}", f"  flags = {flags}"]
+        return f"{stem}.o"
 
     def link(self, output, objects, flags=""):
         self.lines += [f"build {output}: link {' '.join(objects)}", f"  flags = {flags}"]
 
-    def run(self, target):
+    def run(self, *targets):
         text = "\n".join(self.lines) + "\n"
         file = self.directory / "build.ninja"
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
-        return subprocess.run(["ninja", "-C", self.directory, "-j", jobs(), target]).returncode == 0
+        command = ["ninja", "-C", self.directory, "-j", jobs(), *targets]
+        return subprocess.run(command).returncode == 0
 
 
 class Build(build_ext):
@@ -97,17 +107,16 @@ class Build(build_ext):
         info = build(directory)
         package = ROOT / "torchext" if self.inplace else Path(self.build_lib) / "torchext"
         (package / "lib").mkdir(parents=True, exist_ok=True)
-        host = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
-        shutil.copy2(directory / host, package / host)
-        for name in ("libtorchext_cpu.so", "libtorchext_cuda.so"):
-            (package / "lib" / name).unlink(missing_ok=True)
-            if name.removesuffix(".so").removeprefix("libtorchext_") not in info["not_built"]:
-                shutil.copy2(directory / name, package / "lib" / name)
+        shutil.copy2(directory / HOST, package / HOST)
+        for name in ("cpu", "cuda"):
+            library = f"libtorchext_{name}.so"
+            (package / "lib" / library).unlink(missing_ok=True)
+            if name not in info["not_built"]:
+                shutil.copy2(directory / library, package / "lib" / library)
         (package / "lib/build_info.json").write_text(json.dumps(info, indent=1) + "\n")
-        print(
-            f"torchext: built cpu ({', '.join(ISAS)}) against torch {info['torch']}"
-            + (f", cuda ({info['cuda_archs']})" if "cuda" not in info["not_built"] else "")
-        )
+        print(f"torchext: built with headers of torch {info['torch']}: cpu ({', '.join(ISAS)})")
+        if info["cuda_archs"]:
+            print(f"torchext: built cuda (sm_{', sm_'.join(info['cuda_archs'])}, and PTX)")
         for name, why in info["not_built"].items():
             print(f"torchext: {name} was not built: {why}")
 
@@ -117,124 +126,107 @@ class Build(build_ext):
     get_output_mapping = dict
 
 
-def build(directory):
-    """Compiles everything into `directory`; returns the facts that `torchext info` shows."""
-    compiler, (nvcc, why_no_cuda) = find_compiler(), find_nvcc()
-    found = find_torch()
-    if not found:
-        sys.exit(
-            "torchext: no torch >= 2.10 found to build with; leave build isolation on, or install it"
-        )
-    torch_version, torch_directory = found
-    import pybind11
-
-    # Fixed names for directories that move with every isolated build: ninja compares command lines.
-    for name, target in (
-        ("torch", torch_directory / "include"),
-        ("pybind11", pybind11.get_include()),
-    ):
-        link = directory / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-    csrc = ROOT / "csrc"
-    extra = os.environ.get("TORCHEXT_CXXFLAGS", "")
-    n = Ninja(directory)
-    n.rule(
-        "cxx",
-        f"{compiler} -std=c++17 -O2 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
-        f" -MMD -MF $out.d {extra} $flags -c $in -o $out",
-        depfile="$out.d",
-        deps="gcc",
-    )
-    n.rule("link", f"{compiler} -shared {extra} $in $flags -o $out")
-    # An empty library of torch's name: links without torch's own, finds the one that is loaded.
-    stub = directory / "libtorch_cpu.so"
-    subprocess.run(
-        [
-            *compiler.split(),
-            "-shared",
-            "-Wl,-soname,libtorch_cpu.so",
-            "-x",
-            "c++",
-            "/dev/null",
-            "-o",
-            stub,
-        ],
-        check=True,
-    )
-    link_torch = f"-Wl,--no-as-needed {stub} -Wl,--exclude-libs,ALL"
-    # The version stands in the flags so that another torch means a rebuild.
-    torch_flags = (
-        f"-isystem torch -DTORCH_TARGET_VERSION=0x020a000000000000"
-        f" -DTORCHEXT_BUILT_WITH='\"{torch_version}\"'"
-    )
-
-    def op_objects(device):
-        flags = f"{torch_flags} -DTORCHEXT_DISPATCH_KEY={device.upper()} -DTORCHEXT_LIBRARY_{device.upper()}=1"
-        return [
-            n.compile("cxx", source, f"{device}_op_{source.stem}", flags)
-            for source in sorted((csrc / "op").glob("*.cpp"))
-        ]
-
+def plan_cpu(n, torch_flags, link_torch):
     objects = [
-        n.compile("cxx", csrc / "ops.cpp", "ops", torch_flags),
-        *op_objects("cpu"),
-        n.compile("cxx", csrc / "cpu/kernels.cpp", "cpu_kernels", torch_flags),
+        n.compile("cxx", CSRC / "ops.cpp", "ops", torch_flags),
+        n.compile("cxx", CSRC / "cpu/kernels.cpp", "cpu_kernels", torch_flags),
+        *plan_ops(n, "cpu", torch_flags),
     ]
-    for source in sorted((csrc / "cpu").glob("*.cpp")):
-        if source.stem != "kernels":
+    for source in sorted((CSRC / "cpu").glob("*.cpp")):
+        if source.stem != "kernels":  # a kernel: one object per ISA
             objects += [
                 n.compile("cxx", source, f"cpu_{isa}_{source.stem}", f"-O3 {flags} {QUIET}")
                 for isa, flags in ISAS.items()
             ]
     n.link("libtorchext_cpu.so", objects, link_torch)
-    host = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
-    n.compile(
-        "cxx",
-        csrc / "host.cpp",
-        "host",
-        f"-isystem pybind11 -isystem {sysconfig.get_path('include')}",
+    python = f"-isystem pybind11 -isystem {sysconfig.get_path('include')}"
+    n.link(HOST, [n.compile("cxx", CSRC / "host.cpp", "host", python)])
+
+
+def plan_cuda(n, torch_flags, link_torch, nvcc, archs, compiler):
+    lowest = re.sub(r"\D", "", archs[0])
+    targets = [f"arch=compute_{a},code=sm_{a}" for a in archs]
+    targets.append(f"arch=compute_{lowest},code=compute_{lowest}")
+    n.rule(
+        "nvcc",
+        f"{nvcc} -ccbin {compiler.split()[0]} -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
+        f" {' '.join('-gencode ' + t for t in targets)} -MMD -MF $out.d -c $in -o $out",
     )
-    n.link(host, ["host.o"])
-    n.lines.append(f"build cpu: phony libtorchext_cpu.so {host}")
+    objects = plan_ops(n, "cuda", torch_flags)
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        objects.append(n.compile("nvcc", source, f"cuda_{source.stem}"))
+    cudart = find_cudart(nvcc)
+    n.link("libtorchext_cuda.so", objects, f"{link_torch} {cudart} -ldl -lrt -lpthread")
+
+
+def plan_ops(n, device, torch_flags):
+    """Checks, allocation and registration of every op, once per device's library."""
+    key = device.upper()
+    flags = f"{torch_flags} -DTORCHEXT_DISPATCH_KEY={key} -DTORCHEXT_LIBRARY_{key}=1"
+    return [
+        n.compile("cxx", source, f"{device}_op_{source.stem}", flags)
+        for source in sorted((CSRC / "op").glob("*.cpp"))
+    ]
+
+
+def output_of(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def build(directory):
+    """Compiles everything into `directory`; returns the facts that `torchext info` shows."""
+    compiler, (nvcc, why_no_cuda), found = find_compiler(), find_nvcc(), find_torch()
+    if not found:
+        sys.exit(
+            "torchext: no torch >= 2.10 to build with: leave build isolation on, or install it"
+        )
+    if not shutil.which("ninja"):
+        sys.exit("torchext: no ninja to build with: leave build isolation on, or install it")
+    torch_version, torch_directory = found
+    import pybind11
+
+    # Fixed names for directories that move with every isolated build: ninja compares command lines.
+    targets = {"torch": torch_directory / "include", "pybind11": pybind11.get_include()}
+    for name, target in targets.items():
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).symlink_to(target)
+    # An empty library of torch's name: links without torch's own, finds the one that is loaded.
+    stub = directory / "libtorch_cpu.so"
+    name = "-Wl,-soname,libtorch_cpu.so"
+    output_of(*compiler.split(), "-shared", name, "-x", "c++", "/dev/null", "-o", stub)
+    link_torch = f"-Wl,--no-as-needed {stub} -Wl,--exclude-libs,ALL"
+    # The version stands in the flags so that another torch means a rebuild.
+    torch_flags = "-isystem torch -DTORCH_TARGET_VERSION=0x020a000000000000"
+    torch_flags += f" -DTORCHEXT_BUILT_WITH='\"{torch_version}\"'"
+    extra = os.environ.get("TORCHEXT_CXXFLAGS", "")
     archs = os.environ.get("TORCHEXT_CUDA_ARCHS", "80;90a").split(";")
+
+    n = Ninja(directory)
+    n.rule(
+        "cxx",
+        f"{compiler} -std=c++17 -O2 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
+        f" -MMD -MF $out.d {extra} $flags -c $in -o $out",
+    )
+    n.rule("link", f"{compiler} -shared {extra} $in $flags -o $out")
+    plan_cpu(n, torch_flags, link_torch)
     if nvcc:
-        gencode = [f"-gencode arch=compute_{a},code=sm_{a}" for a in archs]
-        lowest = re.sub(r"\D", "", archs[0])
-        gencode.append(f"-gencode arch=compute_{lowest},code=compute_{lowest}")
-        n.rule(
-            "nvcc",
-            f"{nvcc[0]} -ccbin {compiler.split()[0]} -std=c++17 -O3 {' '.join(gencode)}"
-            " -Xcompiler -fPIC,-fvisibility=hidden -MMD -MF $out.d $flags -c $in -o $out",
-            depfile="$out.d",
-            deps="gcc",
-        )
-        objects = op_objects("cuda") + [
-            n.compile("nvcc", source, f"cuda_{source.stem}")
-            for source in sorted((csrc / "cuda").glob("*.cu"))
-        ]
-        n.link(
-            "libtorchext_cuda.so",
-            objects,
-            f"{link_torch} {nvcc[1]}/libcudart_static.a -ldl -lrt -lpthread",
-        )
-        n.lines.append("build cuda: phony libtorchext_cuda.so")
-    if not n.run("cpu"):
+        plan_cuda(n, torch_flags, link_torch, nvcc, archs, compiler)
+    if not n.run("libtorchext_cpu.so", HOST):
         sys.exit("torchext: the CPU library did not compile: the compiler's words are above")
-    if nvcc and not n.run("cuda"):
+    if nvcc and not n.run("libtorchext_cuda.so"):
         nvcc, why_no_cuda = None, "nvcc failed: its words are above"
     if not nvcc and os.environ.get("TORCHEXT_CUDA") == "1":
         sys.exit(f"torchext: TORCHEXT_CUDA=1, but {why_no_cuda}")
-    version = subprocess.run(
-        [*compiler.split(), "--version"], capture_output=True, text=True
-    ).stdout
+    release = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version")) if nvcc else None
     return {
         "torch": torch_version,
-        "compiler": version.splitlines()[0],
-        "isas": list(ISAS),
-        "cuda_archs": ";".join(archs) + f" and PTX {lowest}" if nvcc else "",
+        "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
         "cxxflags": extra,
+        "isas": list(ISAS),
+        "cuda_archs": archs if nvcc else [],
+        "cuda_version": int(release[1]) * 1000 + int(release[2]) * 10 if nvcc else 0,
         "not_built": {} if nvcc else {"cuda": why_no_cuda},
+        "sources": runpy.run_path(ROOT / "torchext/_sources.py")["digest_of"](CSRC),
     }
 
 

@@ -8,7 +8,7 @@ from . import _load
 from ._fallback import FallbackWarning
 from ._version import __version__
 
-_load.load_libraries()
+_load.load_libraries(__path__)
 
 from . import nn, ops  # noqa: E402  (the ops register what the libraries define)
 

@@ -14,7 +14,7 @@ class FallbackWarning(UserWarning):
 
 
 def notice(op, why):
-    """Says, once per site in the user's code, that `op` runs without a kernel. TORCHEXT_FALLBACK rules."""
+    """Says, once per site in the user's code, that `op` runs without a kernel."""
     choice = os.environ.get("TORCHEXT_FALLBACK", "warn")
     if choice not in _CHOICES:
         raise RuntimeError(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from ._sources import digest_of
+
 MINIMUM_TORCH = (2, 10)
 ISAS = ("generic", "avx2", "avx512")
 
@@ -53,7 +55,23 @@ def use_isa(name):
         )
 
 
-def load_libraries():
+def _older_than_sources():
+    """In a source tree: whether csrc has changed since the libraries were built from it."""
+    csrc = Path(__file__).resolve().parent.parent / "csrc"
+    built_from = build_info().get("sources")
+    return csrc.is_dir() and built_from is not None and built_from != digest_of(csrc)
+
+
+def load_libraries(package_path):
+    """Loads what there is; `package_path` is torchext.__path__, where _host is looked for."""
+    if library_directory().parent != Path(__file__).parent:
+        package_path.append(str(library_directory().parent))
+    if _older_than_sources():
+        warnings.warn(
+            f"torchext: the libraries in {library_directory()} were built from other sources than"
+            " this tree's csrc: install again",
+            stacklevel=3,
+        )
     why_not_loaded["cpu"] = _load("cpu")
     why_not_loaded["cuda"] = why_not_loaded["cpu"] or _no_cuda() or _load("cuda")
     if why_not_loaded["cpu"]:
@@ -95,7 +113,7 @@ def _in_words(error, name):
     if "undefined symbol" in error:
         return (
             f"the {name} library, built with torch {built}, needs a function that torch"
-            f" {torch.__version__} lacks: reinstall torchext for this torch (pip install --force-reinstall)"
+            f" {torch.__version__} lacks: install torchext again, for this torch"
         )
     return re.sub(r"\b_Z\w+", "a C++ function", error)
 
@@ -113,7 +131,7 @@ def _no_cuda():
     needed = build_info().get("cuda_version", 0)
     if version.value // 1000 < needed // 1000:
         return (
-            f"the driver supports CUDA {version.value // 1000}.{version.value % 1000 // 10}, the library"
-            f" needs {needed // 1000}: update the driver; Triton serves CUDA tensors meanwhile"
+            f"the driver supports CUDA {version.value // 1000}, the library needs {needed // 1000}:"
+            " update the driver; Triton serves CUDA tensors meanwhile"
         )
     return ""

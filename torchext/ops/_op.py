@@ -1,7 +1,7 @@
 """What PyTorch must know about an op, declared once: `Op` registers it all and calls the op.
 
-An op's file in this folder reads like a specification: the decomposition (at most ten lines of ATen:
-the op's meaning), the fake (shapes), and where they apply the gradient, autocast, vmap, FLOPs and
+An op's file in this folder reads like a specification: the decomposition (a few lines of ATen: the
+op's meaning), the fake (shapes), and where they apply the gradient, autocast, vmap, FLOPs and
 sharding. Everything else follows from these.
 """
 
@@ -35,8 +35,8 @@ def check(condition, op, argument, got, expected):
 class Op:
     """One schema of csrc/ops.cpp.
 
-    decomposition  the op in ATen, with the schema's arguments: fallback, reference, and what forward
-                   AD, functorch, double backward and ONNX use
+    decomposition  the op in ATen, with the schema's arguments: fallback, reference, and what
+                   forward AD, functorch, double backward and ONNX use
     fake           shapes, strides and checks over SymInt, with the schema's arguments
     backward       (ctx, *grads) -> a gradient per argument; save(ctx, inputs, output) feeds it
     autocast       names of the arguments that are cast to autocast's dtype
@@ -81,9 +81,10 @@ class Op:
             return f"no kernel for {x.layout}"
         if forward_ad._current_level >= 0:
             return "forward-mode AD differentiates the decomposition"
-        if not torch.compiler.is_compiling() and _functorch.peek_interpreter_stack() is not None:
-            if any(level.key() != _VMAP for level in _functorch.get_interpreter_stack()):
-                return "torch.func transforms the decomposition"
+        if not torch.compiler.is_compiling() and any(
+            level.key() != _VMAP for level in _functorch.get_interpreter_stack() or ()
+        ):
+            return "torch.func transforms the decomposition"
         if _load.why_not_loaded["cpu"]:
             return "the library did not load"
         return None

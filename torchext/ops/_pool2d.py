@@ -1,4 +1,4 @@
-"""The rules of pooling shapes over SymInt, for fakes and Triton: what csrc/op/pool2d_shape.h says."""
+"""Pooling shapes over SymInt, for fakes and Triton: the rules of csrc/op/pool2d_shape.h."""
 
 import torch
 from torch._prims_common import suggest_memory_format

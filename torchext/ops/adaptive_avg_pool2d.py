@@ -1,4 +1,4 @@
-"""adaptive_avg_pool2d: means over a grid of windows that cover the input; 1 x 1 is the global average."""
+"""adaptive_avg_pool2d: means over windows that tile the input; 1 x 1 is the global average."""
 
 import torch
 

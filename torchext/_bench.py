@@ -1,0 +1,5 @@
+"""`torchext bench`: see torchext.bench."""
+
+from .bench import main
+
+__all__ = ["main"]
