@@ -24,7 +24,8 @@ class Context {
   static GetStream find_current_stream() {
     void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
     void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
-    CHECK(symbol, "torchext: CUDA: got a torch without CUDA, expected one that has the tensor's device");
+    CHECK(symbol,
+          "torchext: CUDA: got a torch without CUDA, expected one that has the tensor's device");
     return reinterpret_cast<GetStream>(symbol);
   }
   torch::stable::accelerator::DeviceGuard guard_;
@@ -36,14 +37,14 @@ struct Context {
 };
 #endif
 
-inline IntList sizes_of(const Tensor& tensor) {
+inline Dims sizes_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
-  return IntList(sizes.begin(), sizes.end());
+  return Dims(sizes.data(), sizes.size());
 }
 
-inline IntList strides_of(const Tensor& tensor) {
+inline Dims strides_of(const Tensor& tensor) {
   const auto strides = tensor.strides();
-  return IntList(strides.begin(), strides.end());
+  return Dims(strides.data(), strides.size());
 }
 
 inline bool is_channels_last(const Tensor& tensor) {
@@ -52,13 +53,13 @@ inline bool is_channels_last(const Tensor& tensor) {
 
 // A tensor's strides as (n, c, h, w); a 3-d tensor is a batch of one.
 inline Strides nchw_strides(const Tensor& tensor) {
-  const auto s = tensor.strides();
-  return s.size() == 4 ? Strides{s[0], s[1], s[2], s[3]} : Strides{0, s[0], s[1], s[2]};
+  const Dims s = strides_of(tensor);
+  return s.rank == 4 ? Strides{s[0], s[1], s[2], s[3]} : Strides{0, s[0], s[1], s[2]};
 }
 
 // A fresh dense tensor on `like`'s device.
-inline Tensor empty_dense(const char* op, const Tensor& like, const IntList& sizes,
-                          bool channels_last, ScalarType type) {
+inline Tensor empty_dense(const char* op, const Tensor& like, const Dims& sizes, bool channels_last,
+                          ScalarType type) {
   return empty_strided(like, sizes, dense_strides(op, sizes, channels_last), type);
 }
 

@@ -3,14 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <ostream>
 #include <sstream>
 #include <stdexcept>
 
 namespace torchext {
 
 // PyTorch turns std::runtime_error into Python's RuntimeError with exactly this text.
-#define CHECK(condition, ...)                                                    \
-  do {                                                                           \
+#define CHECK(condition, ...)                                                     \
+  do {                                                                            \
     if (__builtin_expect(!(condition), 0)) ::torchext::check_failed(__VA_ARGS__); \
   } while (false)
 

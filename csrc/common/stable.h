@@ -41,10 +41,14 @@ inline void check_tensor(const char* op, const char* argument, const Tensor& ten
 
 inline DType floating_dtype(const char* op, const char* argument, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::BFloat16: return DType::bf16;
-    case ScalarType::Half: return DType::f16;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    case ScalarType::Half:
+      return DType::f16;
     default:
       CHECK(false, op, ": ", argument, ": got dtype ",
             torch::headeronly::toString(tensor.scalar_type()),
@@ -52,20 +56,21 @@ inline DType floating_dtype(const char* op, const char* argument, const Tensor& 
   }
 }
 
-// Registers implementations for the device this library is built for; the last lines of an op's file.
+// Registers implementations for the device this library is built for; the last lines of an op's
+// file.
 #define REGISTER_KERNELS(library) REGISTER_KERNELS_FOR(TORCHEXT_DISPATCH_KEY, library)
 #define REGISTER_KERNELS_FOR(key, library) STABLE_TORCH_LIBRARY_IMPL(torchext, key, library)
 
 // A fresh tensor of `like`'s device, of any strides (in elements).
-inline Tensor empty_strided(const Tensor& like, const IntList& sizes, const IntList& strides,
+inline Tensor empty_strided(const Tensor& like, const Dims& sizes, const Dims& strides,
                             ScalarType type) {
   int32_t device_type, device_index;
   aoti_torch_get_device_type(like.get(), &device_type);
   aoti_torch_get_device_index(like.get(), &device_index);
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), static_cast<int32_t>(type),
-      device_type, device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.rank, sizes.values, strides.values,
+                                                  static_cast<int32_t>(type), device_type,
+                                                  device_index, &handle));
   return Tensor(handle);
 }
 

@@ -92,7 +92,8 @@ INLINE Run<T> run_at(const AvgPool2d& p, int64_t n, int64_t c, int64_t oh, int64
   const Strides &xs = p.x_stride, &ys = p.y_stride;
   const Span rows = rows_of(p, oh), columns = columns_of(p, ow);
   Run<T> run;
-  run.x = static_cast<const T*>(p.x) + (n * xs.n + c * xs.c + rows.begin * xs.h + columns.begin * xs.w);
+  run.x =
+      static_cast<const T*>(p.x) + (n * xs.n + c * xs.c + rows.begin * xs.h + columns.begin * xs.w);
   run.step = 1;
   run.rows = rows.end - rows.begin;
   run.columns = columns.end - columns.begin;
@@ -122,10 +123,9 @@ static void average_rows(const AvgPool2d& p, int64_t begin, int64_t end) {
   // Sliding windows that are not cut on the left or right have the same columns.
   const int64_t reach = p.W + p.w.padding - p.w.kernel;  // where the last such window starts
   const int64_t inner_begin = p.adaptive ? p.OW : min_of(p.OW, ceil_div(p.w.padding, p.w.stride));
-  const int64_t inner_end =
-      p.adaptive || reach < 0
-          ? inner_begin
-          : max_of(inner_begin, min_of(p.OW, reach / p.w.stride + 1));
+  const int64_t inner_end = p.adaptive || reach < 0
+                                ? inner_begin
+                                : max_of(inner_begin, min_of(p.OW, reach / p.w.stride + 1));
   for (int64_t index = begin; index < end; ++index) {
     const int64_t oh = index % p.OH, c = index / p.OH % p.C, n = index / p.OH / p.C;
     for (int64_t ow = 0; ow < p.OW; ++ow) {
@@ -162,7 +162,8 @@ INLINE void average(const AvgPool2d& p, int64_t begin, int64_t end) {
 }
 
 // The outputs along an axis whose averages include input i.
-INLINE Range covering(const Window& window, bool adaptive, int64_t i, int64_t size, int64_t outputs) {
+INLINE Range covering(const Window& window, bool adaptive, int64_t i, int64_t size,
+                      int64_t outputs) {
   return adaptive ? adaptive_outputs_over(i, size, outputs) : outputs_over(window, i, outputs);
 }
 
@@ -273,19 +274,27 @@ INLINE void spread(const AvgPool2dBackward& p, int64_t begin, int64_t end) {
 
 void run(const AvgPool2d& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
-    case DType::f32: return average<float>(p, begin, end);
-    case DType::f64: return average<double>(p, begin, end);
-    case DType::bf16: return average<bf16>(p, begin, end);
-    case DType::f16: return average<f16>(p, begin, end);
+    case DType::f32:
+      return average<float>(p, begin, end);
+    case DType::f64:
+      return average<double>(p, begin, end);
+    case DType::bf16:
+      return average<bf16>(p, begin, end);
+    case DType::f16:
+      return average<f16>(p, begin, end);
   }
 }
 
 void run(const AvgPool2dBackward& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
-    case DType::f32: return spread<float>(p, begin, end);
-    case DType::f64: return spread<double>(p, begin, end);
-    case DType::bf16: return spread<bf16>(p, begin, end);
-    case DType::f16: return spread<f16>(p, begin, end);
+    case DType::f32:
+      return spread<float>(p, begin, end);
+    case DType::f64:
+      return spread<double>(p, begin, end);
+    case DType::bf16:
+      return spread<bf16>(p, begin, end);
+    case DType::f16:
+      return spread<f16>(p, begin, end);
   }
 }
 

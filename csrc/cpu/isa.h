@@ -10,7 +10,8 @@ enum class Isa { generic, avx2, avx512 };
 inline bool cpu_has(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
-    case Isa::generic: return true;
+    case Isa::generic:
+      return true;
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("f16c");

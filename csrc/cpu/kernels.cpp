@@ -50,30 +50,30 @@ void parallel(const P& p, void (*kernel)(const P&, int64_t, int64_t)) {
 
 }  // namespace
 
-#define DECLARE_KERNEL(isa, Parameters) \
-  namespace isa {                       \
+#define DECLARE_KERNEL(isa, Parameters)          \
+  namespace isa {                                \
   void run(const Parameters&, int64_t, int64_t); \
   }
 }  // namespace cpu
 
 // One line per kernel: its parameters name it.
 #if defined(__x86_64__)
-#define CPU_KERNEL(Parameters)                                                      \
-  namespace cpu {                                                                   \
-  DECLARE_KERNEL(generic, Parameters)                                               \
-  DECLARE_KERNEL(avx2, Parameters)                                                  \
-  DECLARE_KERNEL(avx512, Parameters)                                                \
-  }                                                                                 \
-  void launch(const Parameters& p, void*) {                                         \
-    static constexpr void (*kernels[])(const Parameters&, int64_t, int64_t) = {     \
-        cpu::generic::run, cpu::avx2::run, cpu::avx512::run};                       \
-    cpu::parallel(p, kernels[static_cast<int>(cpu::chosen_isa.load())]);            \
+#define CPU_KERNEL(Parameters)                                                  \
+  namespace cpu {                                                               \
+  DECLARE_KERNEL(generic, Parameters)                                           \
+  DECLARE_KERNEL(avx2, Parameters)                                              \
+  DECLARE_KERNEL(avx512, Parameters)                                            \
+  }                                                                             \
+  void launch(const Parameters& p, void*) {                                     \
+    static constexpr void (*kernels[])(const Parameters&, int64_t, int64_t) = { \
+        cpu::generic::run, cpu::avx2::run, cpu::avx512::run};                   \
+    cpu::parallel(p, kernels[static_cast<int>(cpu::chosen_isa.load())]);        \
   }
 #else
-#define CPU_KERNEL(Parameters)                                                      \
-  namespace cpu {                                                                   \
-  DECLARE_KERNEL(generic, Parameters)                                               \
-  }                                                                                 \
+#define CPU_KERNEL(Parameters)        \
+  namespace cpu {                     \
+  DECLARE_KERNEL(generic, Parameters) \
+  }                                   \
   void launch(const Parameters& p, void*) { cpu::parallel<Parameters>(p, cpu::generic::run); }
 #endif
 

@@ -1,7 +1,7 @@
-// max_pool2d on the CPU, compiled once per ISA. Lanes run along C where y is channels_last and along
-// a row of outputs otherwise; border outputs, whose windows are cut, go one by one.
-// Backward gathers in channels_last (each input sums the outputs that chose it) and scatters plane by
-// plane in NCHW, both in ascending order of outputs: deterministic, and the same bits in both layouts.
+// max_pool2d on the CPU, compiled once per ISA. Lanes run along C where y is channels_last and
+// along a row of outputs otherwise; border outputs, whose windows are cut, go one by one. Backward
+// gathers in channels_last (each input sums the outputs that chose it) and scatters plane by plane
+// in NCHW, both in ascending order of outputs: deterministic, and the same bits in both layouts.
 #include "../op/max_pool2d.h"
 
 #include "pool2d.h"
@@ -299,19 +299,27 @@ INLINE void indices_from(const MaxPool2dIndices& p, int64_t begin, int64_t end) 
 
 void run(const MaxPool2d& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
-    case DType::f32: return pool_saving<float>(p, begin, end);
-    case DType::f64: return pool_saving<double>(p, begin, end);
-    case DType::bf16: return pool_saving<bf16>(p, begin, end);
-    case DType::f16: return pool_saving<f16>(p, begin, end);
+    case DType::f32:
+      return pool_saving<float>(p, begin, end);
+    case DType::f64:
+      return pool_saving<double>(p, begin, end);
+    case DType::bf16:
+      return pool_saving<bf16>(p, begin, end);
+    case DType::f16:
+      return pool_saving<f16>(p, begin, end);
   }
 }
 
 void run(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
-    case DType::f32: return pool_backward_from<float>(p, begin, end);
-    case DType::f64: return pool_backward_from<double>(p, begin, end);
-    case DType::bf16: return pool_backward_from<bf16>(p, begin, end);
-    case DType::f16: return pool_backward_from<f16>(p, begin, end);
+    case DType::f32:
+      return pool_backward_from<float>(p, begin, end);
+    case DType::f64:
+      return pool_backward_from<double>(p, begin, end);
+    case DType::bf16:
+      return pool_backward_from<bf16>(p, begin, end);
+    case DType::f16:
+      return pool_backward_from<f16>(p, begin, end);
   }
 }
 

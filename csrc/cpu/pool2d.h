@@ -12,14 +12,17 @@ struct Split {
   int64_t pieces, grain;
 };
 
-constexpr int64_t kWorthAThread = 1 << 15;  // element-taps: about 10 us, a few times a fork and join
-constexpr int64_t kChannelBlock = 64;       // channels: whole cache lines of any type
+constexpr int64_t kWorthAThread = 1
+                                  << 15;  // element-taps: about 10 us, a few times a fork and join
+constexpr int64_t kChannelBlock = 64;     // channels: whole cache lines of any type
 constexpr int64_t kEnoughRows = 64;
 
 PLAIN Split split(int64_t pieces, int64_t cost) { return {pieces, kWorthAThread / (cost + 1) + 1}; }
 
 // Channels handled by one piece of a channels-last op over `rows` rows.
-PLAIN int64_t channel_block(int64_t rows, int64_t C) { return rows >= kEnoughRows ? C : kChannelBlock; }
+PLAIN int64_t channel_block(int64_t rows, int64_t C) {
+  return rows >= kEnoughRows ? C : kChannelBlock;
+}
 
 struct Piece {
   int64_t n, row, c_begin, c_end;
@@ -38,7 +41,9 @@ PLAIN int64_t channels_last_pieces(int64_t N, int64_t rows, int64_t C) {
 // Channels-last kernels run their lanes along C, NCHW kernels along W.
 PLAIN bool lanes_along_channels(const Strides& strides) { return strides.c == 1 && strides.w != 1; }
 
-PLAIN int64_t taps_of(const MaxPool2d& p) { return min_of(p.h.kernel, p.H) * min_of(p.w.kernel, p.W); }
+PLAIN int64_t taps_of(const MaxPool2d& p) {
+  return min_of(p.h.kernel, p.H) * min_of(p.w.kernel, p.W);
+}
 PLAIN int64_t taps_of(const AvgPool2d& p) {
   return p.adaptive ? ceil_div(p.H, p.OH) * ceil_div(p.W, p.OW)
                     : min_of(p.h.kernel, p.H) * min_of(p.w.kernel, p.W);

@@ -114,8 +114,7 @@ INLINE Vec<double, N> load(const double* p) {
 template <int N>
 INLINE Vec<float, N> load(const bf16* p) {
   using U = Vec<uint32_t, N>;
-  return bit_copy<Vec<float, N>>(
-      __builtin_convertvector(load_raw<Vec<uint16_t, N>>(p), U) << 16);
+  return bit_copy<Vec<float, N>>(__builtin_convertvector(load_raw<Vec<uint16_t, N>>(p), U) << 16);
 }
 template <int N>
 INLINE Vec<float, N> load(const f16* p) {
@@ -141,9 +140,9 @@ INLINE void store(bf16* p, Vec<float, N> v) {
   using U = Vec<uint32_t, N>;
   const U word = bit_copy<U>(v);
   const U rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  const U nan = (word >> 16) | 0x40u;                              // quiet, never rounded to infinity
-  const auto narrow = __builtin_convertvector(
-      (word & 0x7fffffffu) > 0x7f800000u ? nan : rounded, Vec<uint16_t, N>);
+  const U nan = (word >> 16) | 0x40u;  // quiet, never rounded to infinity
+  const auto narrow =
+      __builtin_convertvector((word & 0x7fffffffu) > 0x7f800000u ? nan : rounded, Vec<uint16_t, N>);
   __builtin_memcpy(p, &narrow, sizeof narrow);
 }
 template <int N>

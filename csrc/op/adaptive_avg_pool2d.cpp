@@ -7,11 +7,12 @@
 namespace torchext {
 namespace {
 
-Tensor adaptive_avg_pool2d(const Tensor& x, IntList output_size) {
+Tensor adaptive_avg_pool2d(const Tensor& x, const IntList& output_size) {
   const char* op = "adaptive_avg_pool2d";
   check_tensor(op, "input", x);
   AvgPool2d p{};
-  static_cast<Pool2d&>(p) = make_adaptive_pool2d(op, sizes_of(x), output_size);
+  static_cast<Pool2d&>(p) =
+      make_adaptive_pool2d(op, sizes_of(x), pair_of(op, "output_size", output_size, 0));
   p.dtype = floating_dtype(op, "input", x);
   p.adaptive = true;
   Tensor y = empty_dense(op, x, with_spatial_size(sizes_of(x), p.OH, p.OW), is_channels_last(x),
@@ -24,21 +25,21 @@ Tensor adaptive_avg_pool2d(const Tensor& x, IntList output_size) {
   return y;
 }
 
-Tensor adaptive_avg_pool2d_backward(const Tensor& grad_y, IntList input_size, bool channels_last) {
+Tensor adaptive_avg_pool2d_backward(const Tensor& grad_y, const IntList& input_size,
+                                    bool channels_last) {
   const char* op = "adaptive_avg_pool2d_backward";
   check_tensor(op, "grad_y", grad_y);
-  check_pair(op, "input_size", input_size, 1);
-  const IntList sizes = sizes_of(grad_y);
-  CHECK(sizes.size() == 3 || sizes.size() == 4, op, ": grad_y: got ", sizes.size(),
+  const Pair size = pair_of(op, "input_size", input_size, 1);
+  const Dims sizes = sizes_of(grad_y);
+  CHECK(sizes.rank == 3 || sizes.rank == 4, op, ": grad_y: got ", sizes.rank,
         " dimensions, expected 3 or 4");
-  const IntList x_sizes = with_spatial_size(sizes, input_size[0], input_size[1]);
+  const Dims x_sizes = with_spatial_size(sizes, size.first, size.second);
   AvgPool2dBackward p{};
-  static_cast<Pool2d&>(p) =
-      make_adaptive_pool2d(op, x_sizes, {sizes[sizes.size() - 2], sizes[sizes.size() - 1]});
+  static_cast<Pool2d&>(p) = make_adaptive_pool2d(op, x_sizes, {sizes[-2], sizes[-1]});
   p.dtype = floating_dtype(op, "grad_y", grad_y);
   p.adaptive = true;
-  Tensor grad_x = empty_dense(op, grad_y, x_sizes, channels_last && sizes.size() == 4,
-                              grad_y.scalar_type());
+  Tensor grad_x =
+      empty_dense(op, grad_y, x_sizes, channels_last && sizes.rank == 4, grad_y.scalar_type());
   p.grad_y = grad_y.data_ptr();
   p.grad_x = grad_x.data_ptr();
   p.grad_y_stride = nchw_strides(grad_y);

@@ -7,18 +7,22 @@
 namespace torchext {
 namespace {
 
+const IntList kNoDilation = {1, 1};
+
 int64_t checked_divisor(const char* op, std::optional<int64_t> divisor) {
-  CHECK(!divisor.has_value() || *divisor != 0, op, ": divisor_override: got 0, expected another value");
+  CHECK(!divisor.has_value() || *divisor != 0, op,
+        ": divisor_override: got 0, expected another value");
   return divisor.value_or(0);
 }
 
-Tensor avg_pool2d(const Tensor& x, IntList kernel_size, IntList stride, IntList padding,
-                  bool ceil_mode, bool count_include_pad, std::optional<int64_t> divisor_override) {
+Tensor avg_pool2d(const Tensor& x, const IntList& kernel_size, const IntList& stride,
+                  const IntList& padding, bool ceil_mode, bool count_include_pad,
+                  std::optional<int64_t> divisor_override) {
   const char* op = "avg_pool2d";
   check_tensor(op, "input", x);
   AvgPool2d p{};
   static_cast<Pool2d&>(p) =
-      make_pool2d(op, sizes_of(x), {kernel_size, stride, padding, {1, 1}, ceil_mode});
+      make_pool2d(op, sizes_of(x), {kernel_size, stride, padding, kNoDilation, ceil_mode});
   p.dtype = floating_dtype(op, "input", x);
   p.count_include_pad = count_include_pad;
   p.divisor_override = checked_divisor(op, divisor_override);
@@ -32,24 +36,25 @@ Tensor avg_pool2d(const Tensor& x, IntList kernel_size, IntList stride, IntList 
   return y;
 }
 
-Tensor avg_pool2d_backward(const Tensor& grad_y, IntList input_size, bool channels_last,
-                           IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-                           bool count_include_pad, std::optional<int64_t> divisor_override) {
+Tensor avg_pool2d_backward(const Tensor& grad_y, const IntList& input_size, bool channels_last,
+                           const IntList& kernel_size, const IntList& stride,
+                           const IntList& padding, bool ceil_mode, bool count_include_pad,
+                           std::optional<int64_t> divisor_override) {
   const char* op = "avg_pool2d_backward";
   check_tensor(op, "grad_y", grad_y);
-  check_pair(op, "input_size", input_size, 1);
-  const IntList sizes = sizes_of(grad_y);
+  const Pair size = pair_of(op, "input_size", input_size, 1);
+  const Dims sizes = sizes_of(grad_y);
   check_pool_input(op, "grad_y", sizes);
-  const IntList x_sizes = with_spatial_size(sizes, input_size[0], input_size[1]);
+  const Dims x_sizes = with_spatial_size(sizes, size.first, size.second);
   AvgPool2dBackward p{};
   static_cast<Pool2d&>(p) =
-      make_pool2d(op, x_sizes, {kernel_size, stride, padding, {1, 1}, ceil_mode});
+      make_pool2d(op, x_sizes, {kernel_size, stride, padding, kNoDilation, ceil_mode});
   check_pooled_shape(op, "grad_y", sizes, with_spatial_size(sizes, p.OH, p.OW));
   p.dtype = floating_dtype(op, "grad_y", grad_y);
   p.count_include_pad = count_include_pad;
   p.divisor_override = checked_divisor(op, divisor_override);
-  Tensor grad_x = empty_dense(op, grad_y, x_sizes, channels_last && sizes.size() == 4,
-                              grad_y.scalar_type());
+  Tensor grad_x =
+      empty_dense(op, grad_y, x_sizes, channels_last && sizes.rank == 4, grad_y.scalar_type());
   p.grad_y = grad_y.data_ptr();
   p.grad_x = grad_x.data_ptr();
   p.grad_y_stride = nchw_strides(grad_y);

@@ -1,5 +1,6 @@
 // avg_pool2d and adaptive_avg_pool2d: y[o] = sum over the window of x / divisor, summed in float
-// (double for float64). Backward: grad_x[i] = sum over the outputs that read i of grad_y[o] / divisor.
+// (double for float64). Backward: grad_x[i] = sum over the outputs that read i of grad_y[o] /
+// divisor.
 #pragma once
 
 #include "pool2d.h"
@@ -7,9 +8,9 @@
 namespace torchext {
 
 struct AvgPool2d : Pool2d {
-  bool adaptive;            // windows from adaptive_window(), h and w unused
-  bool count_include_pad;   // padding counts towards the divisor
-  int64_t divisor_override; // 0: none
+  bool adaptive;             // windows from adaptive_window(), h and w unused
+  bool count_include_pad;    // padding counts towards the divisor
+  int64_t divisor_override;  // 0: none
   const void* x;
   void* y;
   Strides x_stride, y_stride;

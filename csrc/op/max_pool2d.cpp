@@ -20,7 +20,7 @@ MaxPool2d make_max_pool2d(const char* op, const Tensor& x, const PoolArguments& 
 }
 
 Tensor allocate_y(const char* op, const Tensor& x, MaxPool2d& p) {
-  const IntList sizes = with_spatial_size(sizes_of(x), p.OH, p.OW);
+  const Dims sizes = with_spatial_size(sizes_of(x), p.OH, p.OW);
   Tensor y = empty_dense(op, x, sizes, is_channels_last(x), x.scalar_type());
   p.y = y.data_ptr();
   p.y_stride = nchw_strides(y);
@@ -34,8 +34,8 @@ ScalarType offset_type(const char* op, const Pool2d& p) {
   return taps <= kMostByteTaps ? ScalarType::Byte : ScalarType::Int;
 }
 
-Tensor max_pool2d_inference(const Tensor& x, IntList kernel_size, IntList stride, IntList padding,
-                            IntList dilation, bool ceil_mode) {
+Tensor max_pool2d_inference(const Tensor& x, const IntList& kernel_size, const IntList& stride,
+                            const IntList& padding, const IntList& dilation, bool ceil_mode) {
   const char* op = "max_pool2d";
   MaxPool2d p = make_max_pool2d(op, x, {kernel_size, stride, padding, dilation, ceil_mode});
   Tensor y = allocate_y(op, x, p);
@@ -43,8 +43,9 @@ Tensor max_pool2d_inference(const Tensor& x, IntList kernel_size, IntList stride
   return y;
 }
 
-std::tuple<Tensor, Tensor> max_pool2d(const Tensor& x, IntList kernel_size, IntList stride,
-                                      IntList padding, IntList dilation, bool ceil_mode) {
+std::tuple<Tensor, Tensor> max_pool2d(const Tensor& x, const IntList& kernel_size,
+                                      const IntList& stride, const IntList& padding,
+                                      const IntList& dilation, bool ceil_mode) {
   const char* op = "max_pool2d";
   MaxPool2d p = make_max_pool2d(op, x, {kernel_size, stride, padding, dilation, ceil_mode});
   const ScalarType type = offset_type(op, p);
@@ -60,10 +61,10 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& x, IntList kernel_size, IntL
 Pool2d make_from_offsets(const char* op, const Tensor& offsets, const IntList& input_size,
                          const PoolArguments& arguments) {
   check_tensor(op, "offsets", offsets);
-  check_pair(op, "input_size", input_size, 1);
-  const IntList sizes = sizes_of(offsets);
+  const Pair size = pair_of(op, "input_size", input_size, 1);
+  const Dims sizes = sizes_of(offsets);
   check_pool_input(op, "offsets", sizes);
-  Pool2d p = make_pool2d(op, with_spatial_size(sizes, input_size[0], input_size[1]), arguments);
+  Pool2d p = make_pool2d(op, with_spatial_size(sizes, size.first, size.second), arguments);
   check_pooled_shape(op, "offsets", sizes, with_spatial_size(sizes, p.OH, p.OW));
   CHECK(offsets.scalar_type() == offset_type(op, p), op, ": offsets: got dtype ",
         torch::headeronly::toString(offsets.scalar_type()), ", expected ",
@@ -71,14 +72,14 @@ Pool2d make_from_offsets(const char* op, const Tensor& offsets, const IntList& i
   return p;
 }
 
-Tensor max_pool2d_backward(const Tensor& grad_y, const Tensor& offsets, IntList input_size,
-                           IntList kernel_size, IntList stride, IntList padding, IntList dilation,
-                           bool ceil_mode) {
+Tensor max_pool2d_backward(const Tensor& grad_y, const Tensor& offsets, const IntList& input_size,
+                           const IntList& kernel_size, const IntList& stride,
+                           const IntList& padding, const IntList& dilation, bool ceil_mode) {
   const char* op = "max_pool2d_backward";
   check_tensor(op, "grad_y", grad_y);
   MaxPool2dBackward p{};
-  static_cast<Pool2d&>(p) = make_from_offsets(
-      op, offsets, input_size, {kernel_size, stride, padding, dilation, ceil_mode});
+  static_cast<Pool2d&>(p) = make_from_offsets(op, offsets, input_size,
+                                              {kernel_size, stride, padding, dilation, ceil_mode});
   check_pooled_shape(op, "grad_y", sizes_of(grad_y), sizes_of(offsets));
   p.dtype = floating_dtype(op, "grad_y", grad_y);
   Tensor grad_x = empty_dense(op, grad_y, with_spatial_size(sizes_of(grad_y), p.H, p.W),
@@ -94,14 +95,15 @@ Tensor max_pool2d_backward(const Tensor& grad_y, const Tensor& offsets, IntList 
   return grad_x;
 }
 
-Tensor max_pool2d_indices(const Tensor& offsets, IntList input_size, IntList kernel_size,
-                          IntList stride, IntList padding, IntList dilation, bool ceil_mode) {
+Tensor max_pool2d_indices(const Tensor& offsets, const IntList& input_size,
+                          const IntList& kernel_size, const IntList& stride, const IntList& padding,
+                          const IntList& dilation, bool ceil_mode) {
   const char* op = "max_pool2d_indices";
   MaxPool2dIndices p{};
-  static_cast<Pool2d&>(p) = make_from_offsets(
-      op, offsets, input_size, {kernel_size, stride, padding, dilation, ceil_mode});
-  Tensor indices = empty_dense(op, offsets, sizes_of(offsets), is_channels_last(offsets),
-                               ScalarType::Long);
+  static_cast<Pool2d&>(p) = make_from_offsets(op, offsets, input_size,
+                                              {kernel_size, stride, padding, dilation, ceil_mode});
+  Tensor indices =
+      empty_dense(op, offsets, sizes_of(offsets), is_channels_last(offsets), ScalarType::Long);
   p.offsets = offsets.data_ptr();
   p.indices = static_cast<int64_t*>(indices.data_ptr());
   p.wide_offsets = offsets.scalar_type() == ScalarType::Int;

@@ -6,7 +6,8 @@
 
 namespace torchext {
 
-// The sliding window along one axis: tap t of output o reads input o * stride - padding + t * dilation.
+// The sliding window along one axis: tap t of output o reads input o * stride - padding + t *
+// dilation.
 struct Window {
   int64_t kernel, stride, padding, dilation;
 };
@@ -21,16 +22,16 @@ struct Pool2d {
 PLAIN Range taps_inside(const Window& window, int64_t o, int64_t size) {
   const int64_t start = o * window.stride - window.padding;
   const int64_t begin = start >= 0 ? 0 : ceil_div(-start, window.dilation);
-  const int64_t end = start >= size ? 0 : min_of(window.kernel, ceil_div(size - start, window.dilation));
+  const int64_t end =
+      start >= size ? 0 : min_of(window.kernel, ceil_div(size - start, window.dilation));
   return {begin, max_of(begin, end)};
 }
 
 // The outputs whose window spans input i. With dilation, only those that tap_at() finds touch it.
 PLAIN Range outputs_over(const Window& window, int64_t i, int64_t outputs) {
   const int64_t last_tap = (window.kernel - 1) * window.dilation;
-  const int64_t begin = i + window.padding < last_tap
-                            ? 0
-                            : ceil_div(i + window.padding - last_tap, window.stride);
+  const int64_t begin =
+      i + window.padding < last_tap ? 0 : ceil_div(i + window.padding - last_tap, window.stride);
   return {begin, min_of(outputs, (i + window.padding) / window.stride + 1)};
 }
 

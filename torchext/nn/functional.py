@@ -14,13 +14,13 @@ from ..ops.max_pool2d import max_pool2d_inference as _max_pool2d_inference
 
 
 def _pair(value):
-    if isinstance(value, (list, tuple)):
-        return list(value) * 2 if len(value) == 1 else list(value)
-    return [value, value]
+    if isinstance(value, int):
+        return [value, value]
+    return list(value) * 2 if len(value) == 1 else value
 
 
-def _needs_grad(*tensors):
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+def _needs_grad(x):
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def max_pool2d(
@@ -61,9 +61,9 @@ def avg_pool2d(
 
 
 def adaptive_avg_pool2d(input, output_size):
-    size = _pair(output_size)
-    if None in size:  # None keeps the input's size
-        size = [n if n is not None else input.shape[d] for n, d in zip(size, (-2, -1), strict=True)]
+    size = [None, None] if output_size is None else _pair(output_size)
+    if None in size:  # keeps the input's size
+        size = [input.shape[d] if n is None else n for d, n in zip((-2, -1), size, strict=True)]
     op = _adaptive_avg_pool2d if _needs_grad(input) else _adaptive_avg_pool2d_inference
     return op(input, size)
 

@@ -7,7 +7,7 @@ sharding. Everything else follows from these.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.autograd import forward_ad
@@ -31,7 +31,7 @@ def check(condition, op, argument, got, expected):
     torch._check(condition, lambda: f"{op}: {argument}: got {got}, expected {expected}")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Op:
     """One schema of csrc/ops.cpp.
 
@@ -54,17 +54,19 @@ class Op:
     flops: Callable = lambda *args, **kwargs: 0
     sharded_dims: tuple = (0,)
     dtypes: frozenset = FLOATS
+    _kernel: Callable | None = field(init=False, default=None)  # None: the library did not load
 
     def __post_init__(self):
         OPS[self.name] = self
         if not _load.why_not_loaded["cpu"]:
             register(self, "torchext")
+            self._kernel = getattr(torch.ops.torchext, self.name).default
 
     def __call__(self, x, *args):
         """The op on `x`: its kernel, or plain PyTorch with a notice."""
         why_not = self._why_no_kernel(x)
         if why_not is None:
-            return getattr(torch.ops.torchext, self.name)(x, *args)
+            return self._kernel(x, *args)
         if why_not:
             notice(self.name, why_not)
         return self.decomposition(x, *args)
@@ -85,7 +87,7 @@ class Op:
             level.key() != _VMAP for level in _functorch.get_interpreter_stack() or ()
         ):
             return "torch.func transforms the decomposition"
-        if _load.why_not_loaded["cpu"]:
+        if self._kernel is None:
             return "the library did not load"
         return None
 
@@ -112,7 +114,7 @@ def register(op, namespace):
     torch._decomp.decomposition_table[overload] = op.decomposition  # ONNX export reads this table
     when_imported(
         "torch.utils.flop_counter",
-        lambda module: module.register_flop_formula(overload)(
+        lambda module: module.register_flop_formula(overload.overloadpacket)(
             lambda *args, out_shape=None, **kwargs: op.flops(*args, **kwargs)
         ),
     )
