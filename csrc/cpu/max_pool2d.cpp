@@ -96,17 +96,75 @@ INLINE Run<T, Offset> run_at(const MaxPool2d& p, int64_t n, int64_t c, int64_t o
   return run;
 }
 
+// The outputs of a row whose windows are not cut on the left or right: all their columns' taps.
+INLINE Range uncut_outputs(const MaxPool2d& p) {
+  const int64_t reach = p.W + p.w.padding - (p.w.kernel - 1) * p.w.dilation;
+  const int64_t begin = min_of(p.OW, ceil_div(p.w.padding, p.w.stride));
+  return {begin, max_of(begin, min_of(p.OW, reach > 0 ? ceil_div(reach, p.w.stride) : 0))};
+}
+
+// A block of channels of one output whose whole window, KH x KW taps, lies inside the input.
+template <int KH, int KW, class T>
+INLINE void pool_block(const T* x, int64_t row, int64_t column, T* y) {
+  Vec<Compute<T>, kLanes<T>> best[kBlockVectors], v[kBlockVectors];
+  load_block(x, best);
+#pragma GCC unroll 9
+  for (int tap = 1; tap < KH * KW; ++tap) {
+    load_block(x + tap / KW * row + tap % KW * column, v);
+    for (int u = 0; u < kBlockVectors; ++u) best[u] = max_keep_first(best[u], v[u]);
+  }
+  store_block_exact(y, best);
+}
+
+// Inference over the uncut outputs of a row, for the windows that models use.
+template <int KH, int KW, class T>
+static void pool_pixels(const MaxPool2d& p, const Run<T, NoOffset>& first, int64_t outputs,
+                        int64_t channels) {
+  const int64_t row = p.h.dilation * p.x_stride.h, column = p.w.dilation * p.x_stride.w;
+  const T* x = first.x + first.at;
+  T* y = first.y;
+  for (int64_t ow = 0; ow < outputs; ++ow) {
+    int64_t c = 0;
+    for (; c + kBlockLanes<T> <= channels; c += kBlockLanes<T>) {
+      pool_block<KH, KW>(x + c, row, column, y + c);
+    }
+    if (c < channels) {
+      Run<T, NoOffset> rest = first;
+      rest.x = x + c;
+      rest.at = 0;
+      rest.y = y + c;
+      pool_run<1>(p, rest, channels - c);
+    }
+    x += p.w.stride * p.x_stride.w;
+    y += p.y_stride.w;
+  }
+}
+
 template <class T, class Offset>
 static void pool_channels_last(const MaxPool2d& p, int64_t begin, int64_t end) {
+  const Range uncut = uncut_outputs(p);
   for (int64_t index = begin; index < end; ++index) {
     const Piece piece = channels_last_piece(index, p.N, p.OH, p.C);
+    const int64_t channels = piece.c_end - piece.c_begin;
     for (int64_t ow = 0; ow < p.OW; ++ow) {
       Run<T, Offset> run = run_at<T, Offset>(p, piece.n, piece.c_begin, piece.row, ow);
       run.step = p.x_stride.c;
+      if constexpr (!kSaves<Offset>) {
+        const bool whole = run.rows.end - run.rows.begin == p.h.kernel && run.step == 1;
+        const auto pixels = p.w.kernel != p.h.kernel ? nullptr
+                            : p.h.kernel == 3        ? &pool_pixels<3, 3, T>
+                            : p.h.kernel == 2        ? &pool_pixels<2, 2, T>
+                                                     : nullptr;
+        if (whole && pixels && ow == uncut.begin && uncut.begin < uncut.end) {
+          pixels(p, run, uncut.end - uncut.begin, channels);
+          ow = uncut.end - 1;
+          continue;
+        }
+      }
       if (run.step == 1) {
-        pool_run<1>(p, run, piece.c_end - piece.c_begin);
+        pool_run<1>(p, run, channels);
       } else {
-        pool_run<0>(p, run, piece.c_end - piece.c_begin);
+        pool_run<0>(p, run, channels);
       }
     }
   }
@@ -114,28 +172,24 @@ static void pool_channels_last(const MaxPool2d& p, int64_t begin, int64_t end) {
 
 template <class T, class Offset>
 static void pool_rows(const MaxPool2d& p, int64_t begin, int64_t end) {
-  // Outputs whose windows are not cut on the left or right share their columns of taps.
-  const int64_t reach = p.W + p.w.padding - (p.w.kernel - 1) * p.w.dilation;
-  const int64_t inner_begin = min_of(p.OW, ceil_div(p.w.padding, p.w.stride));
-  const int64_t inner_end =
-      max_of(inner_begin, min_of(p.OW, reach > 0 ? ceil_div(reach, p.w.stride) : 0));
+  const Range uncut = uncut_outputs(p);
   for (int64_t index = begin; index < end; ++index) {
     const int64_t oh = index % p.OH, c = index / p.OH % p.C, n = index / p.OH / p.C;
     for (int64_t ow = 0; ow < p.OW; ++ow) {
       Run<T, Offset> run = run_at<T, Offset>(p, n, c, oh, ow);
-      if (ow != inner_begin || inner_begin == inner_end) {
+      if (ow != uncut.begin || uncut.begin == uncut.end) {
         pool_vectors<1, 1, 1>(p, run, 0);
         continue;
       }
       run.step = p.w.stride * p.x_stride.w;
       if (run.step == 1) {
-        pool_run<1>(p, run, inner_end - inner_begin);
+        pool_run<1>(p, run, uncut.end - uncut.begin);
       } else if (run.step == 2) {
-        pool_run<2>(p, run, inner_end - inner_begin);
+        pool_run<2>(p, run, uncut.end - uncut.begin);
       } else {
-        pool_run<0>(p, run, inner_end - inner_begin);
+        pool_run<0>(p, run, uncut.end - uncut.begin);
       }
-      ow = inner_end - 1;
+      ow = uncut.end - 1;
     }
   }
 }

@@ -217,6 +217,42 @@ INLINE Vec<Compute<T>, N> load_lanes(const T* p, int64_t step) {
   }
 }
 
+// A block: four vectors of consecutive elements, in whichever order of lanes loads and stores best;
+// only store_block puts the order back. For bf16 that is the even and the odd elements of each
+// vector's worth of bytes: a shift and a mask instead of shuffles.
+constexpr int kBlockVectors = 4;
+template <class T>
+constexpr int kBlockLanes = kBlockVectors * kLanes<T>;
+
+template <class T>
+INLINE void load_block(const T* p, Vec<Compute<T>, kLanes<T>> (&v)[kBlockVectors]) {
+  constexpr int N = kLanes<T>;
+  for (int u = 0; u < kBlockVectors; ++u) v[u] = load<N>(p + u * N);
+}
+INLINE void load_block(const bf16* p, Vec<float, kLanes<bf16>> (&v)[kBlockVectors]) {
+  constexpr int N = kLanes<bf16>;
+  for (int u = 0; u < kBlockVectors; u += 2) {
+    const auto pairs = load_raw<Vec<uint32_t, N>>(p + u * N);
+    v[u] = bit_copy<Vec<float, N>>(pairs << 16);
+    v[u + 1] = bit_copy<Vec<float, N>>(pairs & 0xffff0000u);
+  }
+}
+
+// Stores a block of values that need no rounding, as a maximum of loaded ones.
+template <class T>
+INLINE void store_block_exact(T* p, const Vec<Compute<T>, kLanes<T>> (&v)[kBlockVectors]) {
+  constexpr int N = kLanes<T>;
+  for (int u = 0; u < kBlockVectors; ++u) store<N>(p + u * N, v[u]);
+}
+INLINE void store_block_exact(bf16* p, const Vec<float, kLanes<bf16>> (&v)[kBlockVectors]) {
+  constexpr int N = kLanes<bf16>;
+  using U = Vec<uint32_t, N>;
+  for (int u = 0; u < kBlockVectors; u += 2) {
+    const U pairs = (bit_copy<U>(v[u]) >> 16) | bit_copy<U>(v[u + 1]);
+    __builtin_memcpy(p + u * N, &pairs, sizeof pairs);
+  }
+}
+
 template <int N, class T>
 INLINE void narrow_from(const float* from, T* to, int64_t k, int64_t count) {
   for (; k + N <= count; k += N) store<N>(to + k, load<N>(from + k));

@@ -5,6 +5,7 @@ op's meaning), the fake (shapes), and where they apply the gradient, autocast, v
 sharding. Everything else follows from these.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,11 @@ FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _DISABLED = os.environ.get("TORCHEXT_DISABLE", "0") not in ("", "0")
 _functorch = torch._C._functorch
 _VMAP = _functorch.TransformType.Vmap
-_libraries = {}  # torch.library.Library unregisters what it registered when it is collected
+
+
+@functools.cache  # a Library unregisters what it registered when it is collected
+def library_of(namespace):
+    return torch.library.Library(namespace, "FRAGMENT")
 
 
 def check(condition, op, argument, got, expected):
@@ -62,13 +67,23 @@ class Op:
             register(self, "torchext")
             self._kernel = getattr(torch.ops.torchext, self.name).default
 
-    def __call__(self, x, *args):
-        """The op on `x`: its kernel, or plain PyTorch with a notice."""
+    def __call__(self, x, *args, namespace="torchext"):
+        """The op on `x`: its kernel, or plain PyTorch with a notice.
+
+        A gradient passes ctx.namespace, so that it stays in the namespace of its forward op.
+        """
         why_not = self._why_no_kernel(x)
         if why_not is None:
+            if namespace != "torchext":
+                return getattr(getattr(torch.ops, namespace), self.name)(x, *args)
             return self._kernel(x, *args)
         if why_not:
             notice(self.name, why_not)
+        return self.decomposition(x, *args)
+
+    def fallback(self, x, *args):
+        """What runs on a device without a kernel."""
+        notice(self.name, f"no kernel for {x.device.type} tensors")
         return self.decomposition(x, *args)
 
     def _why_no_kernel(self, x):
@@ -95,16 +110,16 @@ class Op:
 def register(op, namespace):
     """Tells PyTorch all about `op` under `namespace`, where its schema is already defined."""
     qualified = f"{namespace}::{op.name}"
-    library = _libraries.setdefault(namespace, torch.library.Library(namespace, "FRAGMENT"))
-
-    def fallback(*args):
-        notice(op.name, f"no kernel for {args[0].device.type} tensors")
-        return op.decomposition(*args)
-
-    library.impl(op.name, fallback, "CompositeExplicitAutograd")
+    library = library_of(namespace)
+    library.impl(op.name, op.fallback, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, op.fake, lib=library)
     if op.backward:
-        torch.library.register_autograd(qualified, op.backward, setup_context=op.save, lib=library)
+
+        def save(ctx, inputs, output):
+            ctx.namespace = namespace
+            op.save(ctx, inputs, output)
+
+        torch.library.register_autograd(qualified, op.backward, setup_context=save, lib=library)
     elif op.name.endswith("_backward"):
         _register_double_backward(op, qualified, library)
     torch.library.register_vmap(qualified, _fold_batch(op, namespace), lib=library)
@@ -112,6 +127,7 @@ def register(op, namespace):
         _register_autocast(op, namespace, library)
     overload = getattr(getattr(torch.ops, namespace), op.name).default
     torch._decomp.decomposition_table[overload] = op.decomposition  # ONNX export reads this table
+    torch._decomp.meta_table[overload] = op.fake  # without it FakeTensor prefers the decomposition
     when_imported(
         "torch.utils.flop_counter",
         lambda module: module.register_flop_formula(overload.overloadpacket)(

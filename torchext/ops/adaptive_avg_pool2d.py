@@ -44,7 +44,10 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_y):
-    return adaptive_avg_pool2d_backward(grad_y, ctx.input_size, ctx.channels_last), None
+    grad_x = adaptive_avg_pool2d_backward(
+        grad_y, ctx.input_size, ctx.channels_last, namespace=ctx.namespace
+    )
+    return grad_x, None
 
 
 adaptive_avg_pool2d_inference = Op(

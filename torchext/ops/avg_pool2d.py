@@ -67,7 +67,9 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_y):
-    grad_x = avg_pool2d_backward(grad_y, ctx.input_size, ctx.channels_last, *ctx.arguments)
+    grad_x = avg_pool2d_backward(
+        grad_y, ctx.input_size, ctx.channels_last, *ctx.arguments, namespace=ctx.namespace
+    )
     return grad_x, *(None for _ in ctx.arguments)
 
 

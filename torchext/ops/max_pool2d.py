@@ -118,7 +118,9 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, grad_y, _):
     (offsets,) = ctx.saved_tensors
-    grad_x = max_pool2d_backward(grad_y, offsets, ctx.input_size, *ctx.arguments)
+    grad_x = max_pool2d_backward(
+        grad_y, offsets, ctx.input_size, *ctx.arguments, namespace=ctx.namespace
+    )
     return grad_x, None, None, None, None, None
 
 

@@ -1,0 +1,134 @@
+"""`torchext bench`: honest timings against what you use today."""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+import torch
+
+from . import chart, machine, results, table
+from .case import select
+from .race import Race
+
+ROUNDS, QUICK_ROUNDS = 15, 5
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def positive(text):
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a positive whole number")
+    return int(text)
+
+
+def parse(argv):
+    parser = Parser(prog="torchext bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few cases, few rounds")
+    parser.add_argument(
+        "--filter", default="", metavar="WORDS", help="only cases with all of these in their name"
+    )
+    parser.add_argument("--list", action="store_true", help="print the cases' names and stop")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--threads", type=positive, default=machine.cores(), help="default: all cores, %(default)s"
+    )
+    parser.add_argument(
+        "--rounds", type=positive, help=f"default: {ROUNDS}, quick {QUICK_ROUNDS}"
+    )
+    parser.add_argument("--json", metavar="FILE", help="or a folder; saved after each case")
+    parser.add_argument("--resume", action="store_true", help="keep the cases that FILE has")
+    parser.add_argument("--machine", metavar="NAME", help="its name in results, for this CPU's")
+    parser.add_argument("--chart", metavar="PNG", help="draw the speed-ups (needs matplotlib)")
+    parser.add_argument("--report", metavar="FILE", help="run nothing, show this result file")
+    options = parser.parse_args(argv)
+    if options.resume and not options.json:
+        parser.error("--resume needs --json FILE")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine or this torch has no GPU")
+    if options.chart and not chart.available():
+        parser.error("--chart needs matplotlib: pip install matplotlib")
+    return parser, options
+
+
+def main(argv):
+    parser, options = parse(argv)
+    if options.report:
+        try:
+            document = results.read(options.report)
+        except (OSError, ValueError) as error:
+            parser.error(f"--report {options.report}: {error}")
+    else:
+        chosen = select(wanted=options.filter, quick=options.quick, device=options.device)
+        if not chosen:
+            parser.error(f"no case is named like {options.filter!r}: see --list")
+        if options.list:
+            print("\n".join(case.name for _, case in chosen))
+            return 0
+        document, file = open_document(parser, options)
+        run(document, file, chosen, options)
+    print(table.markdown(document))
+    if options.chart:
+        chart.draw(document, options.chart)
+    return 1 if any(item["status"] == "failed" for item in document["not_timed"]) else 0
+
+
+def open_document(parser, options):
+    """(the document to fill, the file to save it in or None)"""
+    document = results.new_document(options.device, options.threads, options.machine)
+    if not options.json:
+        return document, None
+    file = Path(options.json)
+    if file.is_dir():
+        file /= f"{document['machine_info']['name']}.json"
+    if options.resume and file.exists():
+        try:
+            results.merge(document, results.read(file))
+        except (OSError, ValueError) as error:
+            parser.error(f"--resume {file}: {error}")
+    return document, file
+
+
+def run(document, file, chosen, options):
+    done = {results.case_of(b) for part in results.PARTS for b in document[part]}
+    chosen = [(module, case) for module, case in chosen if case.name not in done]
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    with Race(options.threads, rounds) as race, progress(len(chosen)) as step:
+        for module, case in chosen:
+            step(case.name)
+            results.add(document, race.run(module, case))
+            if file:
+                results.save(document, file)
+
+
+@contextlib.contextmanager
+def progress(total):
+    """A function to call with each case's name: a bar with rich on a terminal, else plain lines."""
+    try:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    except ImportError:
+        Progress = None
+    if Progress is None or not sys.stderr.isatty():
+        count = 0
+
+        def step(name):
+            nonlocal count
+            count += 1
+            print(f"[{count}/{total}] {name}", file=sys.stderr, flush=True)
+
+        yield step
+        return
+    columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
+    # No thread redraws the bar: it would run during the timed calls.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(name):
+            bar.update(task, description=name, advance=1)
+            bar.refresh()
+
+        yield step

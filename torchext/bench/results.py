@@ -1,0 +1,129 @@
+"""Results as JSON: pytest-benchmark's format, one benchmark per case and contender.
+
+What we add stands in each benchmark's "extra_info", and for what has no time in the top-level list
+"not_timed". No samples are kept: their summary, and each round's median.
+"""
+
+import json
+import os
+import statistics
+from pathlib import Path
+
+from . import machine, stats
+
+PARTS = ("benchmarks", "not_timed")
+FORMAT = "5.0.0"  # the version of pytest-benchmark whose format this is
+
+
+def new_document(device, threads, name=None):
+    facts = machine.describe(device, threads)
+    facts["name"] = name or machine.slug(facts)
+    return {
+        "machine_info": facts,
+        "commit_info": machine.revision(),
+        "benchmarks": [],
+        "not_timed": [],
+        "datetime": machine.now(),
+        "version": FORMAT,
+    }
+
+
+def add(document, outcome):
+    """Adds the case's benchmarks."""
+    revision = document["commit_info"]["id"] + "+" * document["commit_info"]["dirty"]
+    for name, entry in outcome.entries.items():
+        if entry.rounds:
+            extra = extra_info(outcome, name) | {"revision": revision, "date": machine.now()}
+            document["benchmarks"].append(
+                {
+                    "group": outcome.case.name,
+                    "name": f"{outcome.case.name}[{name}]",
+                    "fullname": f"{outcome.case.name}[{name}]",
+                    "params": {"case": outcome.case.name, "contender": name},
+                    "param": f"{outcome.case.name}-{name}",
+                    "extra_info": extra,
+                    "options": {},
+                    "stats": stats.summary(entry.samples, entry.calls),
+                }
+            )
+    document["not_timed"] += not_timed(outcome)
+
+
+def merge(document, old):
+    """Takes over what an earlier, interrupted run of this revision on this machine has."""
+    for key in ("machine_info", "commit_info"):
+        if old[key] != document[key]:
+            raise ValueError(f"its {key} is another: measured elsewhere, or by other code")
+    for part in PARTS:
+        document[part] = old[part]
+
+
+def case_of(item):
+    return item["group"] if "group" in item else item["case"]
+
+
+def not_timed(outcome):
+    """The contenders without a time, and why."""
+    return [
+        {
+            "case": outcome.case.name,
+            "family": outcome.case.family,
+            "contender": name,
+            "ours": entry.ours,
+            "status": entry.status,
+            "reason": entry.reason,
+            "case_failed": bool(outcome.failed),
+        }
+        for name, entry in outcome.entries.items()
+        if not entry.rounds
+    ]
+
+
+def extra_info(outcome, name):
+    """Everything about a contender's time that pytest-benchmark does not know."""
+    case, entry = outcome.case, outcome.entries[name]
+    fastest = stats.minimum(entry.rounds)
+    least = stats.roofline_s(case, outcome.limits)
+    limits = outcome.limits or {}
+    return {
+        "case": case.name,
+        "family": case.family,
+        "contender": name,
+        "ours": entry.ours,
+        "version": entry.version,
+        "dtype": case.dtype,
+        "layout": case.layout,
+        "batch": case.batch,
+        "device": case.device,
+        "threads": outcome.threads,
+        "training": case.training,
+        "bytes": case.bytes,
+        "flops": case.flops,
+        "error": entry.verdict.error,
+        "error_allowed": entry.verdict.allowed,
+        "gb_per_s": case.bytes / fastest / 1e9,
+        "gflop_per_s": case.flops / fastest / 1e9,
+        "roofline_percent": 100 * least / fastest if least else None,
+        "roofline_gb_per_s": limits["bytes_per_s"] / 1e9 if limits else None,
+        "roofline_gflop_per_s": limits["flops_per_s"] / 1e9 if limits else None,
+        "speedup": entry.speedup,
+        "round_medians": [statistics.median(samples) for samples in entry.rounds],
+        "intruders": outcome.intruders,
+    }
+
+
+def save(document, path):
+    """All or nothing: a run that is interrupted leaves the last complete file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def read(path):
+    document = json.loads(Path(path).read_text())
+    if not isinstance(document, dict) or "benchmarks" not in document:
+        raise ValueError("not a pytest-benchmark file")
+    document.setdefault("not_timed", [])
+    return document

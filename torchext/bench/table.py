@@ -1,0 +1,141 @@
+"""The table of a result file: every case, whoever won, the slowest first within its family."""
+
+from . import stats
+
+COLUMNS = (
+    "case",
+    "contender",
+    "us (median)",
+    "us (min)",
+    "fastest other",
+    "us (median)",
+    "speed-up",
+    "of minima",
+    "of medians",
+    "GB/s",
+    "GFLOP/s",
+    "roofline",
+)
+
+
+def rows(document):
+    """(family, speed-up, cells) for each case and contender of ours, sorted."""
+    times = {(b["group"], b["extra_info"]["contender"]): b for b in document["benchmarks"]}
+    found, failed = [], []
+    for b in times.values():
+        extra = b["extra_info"]
+        if extra["speedup"]:
+            other = times[b["group"], extra["speedup"]["against"]]
+            found.append((extra["family"], extra["speedup"]["paired"], _cells(b, extra, other)))
+        elif extra["ours"]:
+            failed.append((extra, "no other contender ran"))
+    failed += [
+        (item, item["reason"])
+        for item in document["not_timed"]
+        if item["ours"] and (item["status"] == "failed" or item["case_failed"])
+    ]
+    blank = [""] * (len(COLUMNS) - 3)
+    found += [
+        (item["family"], 0.0, [item["case"], item["contender"], f"failed: {reason}", *blank])
+        for item, reason in failed
+    ]
+    return sorted(found)
+
+
+def _cells(b, extra, other):
+    speedup, roofline = extra["speedup"], extra["roofline_percent"]
+    return [
+        extra["case"],
+        extra["contender"],
+        _us(b["stats"]["median"]),
+        _us(b["stats"]["min"]),
+        speedup["against"],
+        _us(other["stats"]["median"]),
+        f"{speedup['paired']:.2f}",
+        f"{speedup['min']:.2f}",
+        f"{speedup['median']:.2f}",
+        f"{extra['gb_per_s']:.1f}" if extra["bytes"] else "",
+        f"{extra['gflop_per_s']:.1f}" if extra["flops"] else "",
+        f"{roofline:.0f}%" if roofline else "",
+    ]
+
+
+def _us(seconds):
+    return f"{seconds * 1e6:.4g}" if seconds < 1e-3 else f"{seconds * 1e6:.0f}"
+
+
+def families(found):
+    """[(family, contender, cases, geometric mean, worst case's name, its speed-up, failed)]"""
+    groups = {}
+    for family, speedup, cells in found:
+        groups.setdefault((family, cells[1]), []).append((speedup, cells[0]))
+    summary = []
+    for (family, contender), results in sorted(groups.items()):
+        good = [(speedup, case) for speedup, case in results if speedup]
+        worst = min(good, default=(0.0, ""))
+        mean = stats.geometric_mean([s for s, _ in good]) if good else 0.0
+        failed = len(results) - len(good)
+        summary.append((family, contender, len(results), mean, worst[1], worst[0], failed))
+    return summary
+
+
+def markdown(document):
+    """The whole report: machine, cases, families, contenders that are missing."""
+    found = rows(document)
+    summary = [
+        [family, contender, str(n), f"{mean:.2f}", f"{worst:.2f}", case, str(failed)]
+        for family, contender, n, mean, case, worst, failed in families(found)
+    ]
+    parts = [
+        _machine(document),
+        _table(COLUMNS, [cells for _, _, cells in found]),
+        _table(
+            ("family", "contender", "cases", "geometric mean", "worst", "worst case", "failed"),
+            summary,
+        ),
+        *_notes(document),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _machine(document):
+    info, commit = document["machine_info"], document["commit_info"]
+    where = info["gpu"]["name"] if "gpu" in info else info["cpu"]["brand_raw"]
+    return (
+        f"{info['name']}: {where}, {info['threads']} threads ({info['isa']}), "
+        f"torch {info['torch']}, torchext {info['torchext']} at {commit['id']}"
+        f"{' (changed)' if commit['dirty'] else ''}, {document['datetime'][:10]}.\n"
+        "Speed-up: the fastest other contender's time over ours, the median of per-round ratios; "
+        "above 1, ours is faster.\nRoofline: the time that copying the necessary bytes (or the "
+        "multiply-adds) takes on this machine, over our fastest."
+    )
+
+
+def _table(header, body):
+    if not body:
+        return ""
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    lines = [header, ["-" * width for width in widths], *body]
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+        for cells in lines
+    )
+
+
+def _notes(document):
+    """One line per contender that did not run, per failure of another, and about noise."""
+    notes = {}
+    for item in document["not_timed"]:
+        if item["status"] != "untimed":
+            key = f"{item['contender']} {item['status']}: {item['reason']}"
+            notes.setdefault(key, []).append(item["case"])
+    cases = {case for where in notes.values() for case in where}
+    cases |= {b["group"] for b in document["benchmarks"]}
+    lines = [
+        f"- {note}" + (f" ({len(where)} of {len(cases)} cases)" if len(where) < len(cases) else "")
+        for note, where in sorted(notes.items())
+    ]
+    noisy = {b["group"] for b in document["benchmarks"] if b["extra_info"]["intruders"] > 0.2}
+    if noisy:
+        lines.append(f"- other programs were running during {len(noisy)} of {len(cases)} cases")
+    return ["\n".join(lines)] if lines else []

@@ -1,0 +1,73 @@
+"""How one contender spends its turn: an untimed call, then timed ones until the turn is over."""
+
+import gc
+import math
+import time
+from itertools import repeat
+
+SAMPLE_S = 1e-4  # shorter calls are timed several at once: reading the clock takes 0.1 us
+
+
+class CpuTimer:
+    """Seconds per call by the host's clock."""
+
+    def __init__(self):
+        self.calls = None  # per sample; found in the first turn, when nothing else runs
+
+    def turn(self, call, seconds):
+        """Samples from `seconds` of calls, at least one."""
+        call()  # wakes the thread pool and brings the data back into this core's caches
+        clock = time.perf_counter
+        if self.calls is None:
+            start = clock()
+            call()
+            self.calls = max(1, math.ceil(SAMPLE_S / (clock() - start)))
+        samples = []
+        gc.disable()
+        end = clock() + seconds
+        while True:
+            start = clock()
+            for _ in repeat(None, self.calls):
+                call()
+            stop = clock()
+            samples.append((stop - start) / self.calls)
+            if stop >= end:
+                gc.enable()
+                return samples
+
+
+class CudaTimer:
+    """Seconds per call by CUDA events, each call with a cold L2 cache.
+
+    Overwriting the cache also keeps the GPU busy while the host gets ahead, so that the events
+    enclose the kernels and not the time that Python takes to launch them.
+    """
+
+    calls = 1
+    AHEAD = 16  # calls in flight before the host waits
+
+    def __init__(self):
+        import torch
+
+        self.cuda = torch.cuda
+        cache = torch.cuda.get_device_properties(0).L2_cache_size
+        self.scratch = torch.empty(max(4 * cache, 2**28), dtype=torch.int8, device="cuda")
+
+    def turn(self, call, seconds):
+        call()
+        self.cuda.synchronize()
+        samples = []
+        end = time.perf_counter() + seconds
+        while not samples or time.perf_counter() < end:
+            events = [self._timed(call) for _ in range(self.AHEAD)]
+            self.cuda.synchronize()
+            samples += [start.elapsed_time(stop) / 1e3 for start, stop in events]
+        return samples
+
+    def _timed(self, call):
+        start, stop = (self.cuda.Event(enable_timing=True) for _ in range(2))
+        self.scratch.zero_()
+        start.record()
+        call()
+        stop.record()
+        return start, stop

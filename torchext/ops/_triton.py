@@ -1,0 +1,70 @@
+"""The ops on Triton: for CUDA tensors where the CUDA library did not load, or by choice.
+
+Triton and the kernels are imported at an op's first call, never by `import torchext`. Where Triton
+is not installed, or lacks an op, the op's decomposition runs, with its notice.
+"""
+
+import functools
+import importlib.util
+import os
+import warnings
+
+import torch
+
+from .. import _load
+from ._op import OPS, library_of, register
+
+TESTED = "torchext_triton"
+
+
+@functools.cache
+def serves_cuda():
+    """Whether CUDA tensors are Triton's; TORCHEXT_BACKEND=triton prefers it to the CUDA library."""
+    if _load.why_not_loaded["cpu"] or not torch.version.cuda:
+        return False
+    wanted = os.environ.get("TORCHEXT_BACKEND") == "triton" or _load.why_not_loaded["cuda"]
+    return bool(wanted) and importlib.util.find_spec("triton") is not None
+
+
+def _lazy(op):
+    """The op's host function, imported when it is first called."""
+
+    @functools.cache
+    def kernel():
+        from ..triton_kernels import KERNELS
+
+        return KERNELS.get(op.name, op.fallback)
+
+    def call(*args):
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device
+            return kernel()(*args)
+
+    return call
+
+
+def register_for_cuda():
+    """Called once, when every op is known."""
+    choice = os.environ.get("TORCHEXT_BACKEND", "")
+    if choice not in ("", "cuda", "triton"):
+        warnings.warn(
+            f"torchext: TORCHEXT_BACKEND: got {choice!r}, expected cuda or triton; using the default",
+            stacklevel=4,
+        )
+    if serves_cuda():
+        for op in OPS.values():
+            library_of("torchext").impl(op.name, _lazy(op), "CUDA", allow_override=True)
+
+
+@functools.cache
+def register_for_tests():
+    """Defines namespace torchext_triton: the same ops on Triton, its interpreter on the CPU.
+
+    The interpreter runs if TRITON_INTERPRET=1 is set before Triton is first imported.
+    """
+    library = library_of(TESTED)
+    for op in OPS.values():
+        schema = str(getattr(torch.ops.torchext, op.name).default._schema)
+        library.define(schema.removeprefix("torchext::"))
+        for key in ("CPU", "CUDA"):
+            library.impl(op.name, _lazy(op), key)
+        register(op, TESTED)
