@@ -20,12 +20,27 @@ struct Strides {
   int64_t n, c, h, w;
 };
 
-struct Range {
-  int64_t begin, end;
+// [begin, end), in the integer that indices are computed in: CUDA kernels prefer 32 bits.
+template <class I>
+struct RangeOf {
+  I begin, end;
 };
+using Range = RangeOf<int64_t>;
 
-PLAIN int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-PLAIN int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-PLAIN int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0, b > 0
+template <class A, class B>
+PLAIN auto min_of(A a, B b) {
+  return a < b ? a : b;
+}
+template <class A, class B>
+PLAIN auto max_of(A a, B b) {
+  return a > b ? a : b;
+}
+
+// For a >= 0, b > 0, of any size: nothing overflows.
+template <class I, class D>
+PLAIN I ceil_div(I a, D b) {
+  const I quotient = a / b;
+  return quotient * b == a ? quotient : quotient + 1;
+}
 
 }  // namespace torchext

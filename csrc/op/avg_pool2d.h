@@ -26,20 +26,23 @@ struct AvgPool2dBackward : Pool2d {
 };
 
 // The inputs along one axis that output o averages, and how many its divisor counts.
-struct Span {
-  int64_t begin, end, counted;
+template <class I>
+struct SpanOf {
+  I begin, end, counted;
 };
+using Span = SpanOf<int64_t>;
 
-PLAIN Span averaged(const Window& window, bool adaptive, bool count_include_pad, int64_t o,
-                    int64_t size, int64_t outputs) {
+template <class I, class D>
+PLAIN SpanOf<I> averaged(const WindowOf<I, D>& window, bool adaptive, bool count_include_pad, I o,
+                         D size, D outputs) {
   if (adaptive) {
-    const Range range = adaptive_window(o, size, outputs);
+    const RangeOf<I> range = adaptive_window(o, size, outputs);
     return {range.begin, range.end, range.end - range.begin};
   }
   // Padding on the right counts only up to `padding`: a ceil_mode window may reach further.
-  const int64_t start = o * window.stride - window.padding;
-  const int64_t padded_end = min_of(start + window.kernel, size + window.padding);
-  const int64_t begin = max_of(start, 0), end = min_of(padded_end, size);
+  const I start = o * window.stride - window.padding;
+  const I padded_end = min_of(start + window.kernel, size + window.padding);
+  const I begin = max_of(start, 0), end = min_of(padded_end, I(size));
   return {begin, end, count_include_pad ? padded_end - start : end - begin};
 }
 

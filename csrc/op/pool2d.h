@@ -6,11 +6,17 @@
 
 namespace torchext {
 
-// The sliding window along one axis: tap t of output o reads input o * stride - padding + t *
-// dilation.
-struct Window {
-  int64_t kernel, stride, padding, dilation;
+// The sliding window along one axis: output o reads, with tap t, input
+// o * stride - padding + t * dilation. D is what indices are divided by: CUDA kernels divide by
+// multiplying.
+template <class I, class D = I>
+struct WindowOf {
+  I kernel;
+  D stride;
+  I padding;
+  D dilation;
 };
+using Window = WindowOf<int64_t>;
 
 struct Pool2d {
   DType dtype;
@@ -19,35 +25,43 @@ struct Pool2d {
 };
 
 // The taps of output o that lie inside an axis of `size`; empty if the whole window is padding.
-PLAIN Range taps_inside(const Window& window, int64_t o, int64_t size) {
-  const int64_t start = o * window.stride - window.padding;
-  const int64_t begin = start >= 0 ? 0 : ceil_div(-start, window.dilation);
-  const int64_t end =
-      start >= size ? 0 : min_of(window.kernel, ceil_div(size - start, window.dilation));
+template <class I, class D>
+PLAIN RangeOf<I> taps_inside(const WindowOf<I, D>& window, I o, I size) {
+  const I start = o * window.stride - window.padding;
+  const I last = start + (window.kernel - 1) * window.dilation;
+  const I begin = start >= 0 ? 0 : ceil_div(-start, window.dilation);
+  const I end = last < size    ? window.kernel
+                : start < size ? ceil_div(size - start, window.dilation)
+                               : 0;
   return {begin, max_of(begin, end)};
 }
 
 // The outputs whose window spans input i. With dilation, only those that tap_at() finds touch it.
-PLAIN Range outputs_over(const Window& window, int64_t i, int64_t outputs) {
-  const int64_t last_tap = (window.kernel - 1) * window.dilation;
-  const int64_t begin =
-      i + window.padding < last_tap ? 0 : ceil_div(i + window.padding - last_tap, window.stride);
-  return {begin, min_of(outputs, (i + window.padding) / window.stride + 1)};
+template <class I, class D>
+PLAIN RangeOf<I> outputs_over(const WindowOf<I, D>& window, I i, I outputs) {
+  const I last_tap = (window.kernel - 1) * window.dilation;
+  const I at = i + window.padding;
+  const I begin = at < last_tap ? 0 : ceil_div(at - last_tap, window.stride);
+  return {begin, min_of(outputs, at / window.stride + 1)};
 }
 
 // The tap with which output o reads input i, or -1 if it steps over it.
-PLAIN int64_t tap_at(const Window& window, int64_t i, int64_t o) {
-  const int64_t distance = i + window.padding - o * window.stride;
-  return distance % window.dilation == 0 ? distance / window.dilation : -1;
+template <class I, class D>
+PLAIN I tap_at(const WindowOf<I, D>& window, I i, I o) {
+  const I distance = i + window.padding - o * window.stride;
+  const I tap = distance / window.dilation;
+  return tap * window.dilation == distance ? tap : -1;
 }
 
 // Adaptive pooling splits `size` inputs into `outputs` windows that may overlap by one.
-PLAIN Range adaptive_window(int64_t o, int64_t size, int64_t outputs) {
+template <class I, class D>
+PLAIN RangeOf<I> adaptive_window(I o, D size, D outputs) {
   return {o * size / outputs, ceil_div((o + 1) * size, outputs)};
 }
 
-PLAIN Range adaptive_outputs_over(int64_t i, int64_t size, int64_t outputs) {
-  return {i * outputs / size, min_of(outputs, ceil_div((i + 1) * outputs, size))};
+template <class I, class D>
+PLAIN RangeOf<I> adaptive_outputs_over(I i, D size, D outputs) {
+  return {i * outputs / size, min_of(I(outputs), ceil_div((i + 1) * outputs, size))};
 }
 
 }  // namespace torchext

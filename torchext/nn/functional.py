@@ -14,8 +14,9 @@ from ..ops.max_pool2d import max_pool2d_inference as _max_pool2d_inference
 
 
 def _pair(value):
-    if isinstance(value, int):
-        return [value, value]
+    """Values for two axes. One int may stand for both: the ops' int[2] take it, and faster."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
     return list(value) * 2 if len(value) == 1 else value
 
 
@@ -61,7 +62,8 @@ def avg_pool2d(
 
 
 def adaptive_avg_pool2d(input, output_size):
-    size = [None, None] if output_size is None else _pair(output_size)
+    single = output_size is None or isinstance(output_size, (int, torch.SymInt))
+    size = [output_size, output_size] if single else _pair(output_size)
     if None in size:  # keeps the input's size
         size = [input.shape[d] if n is None else n for d, n in zip((-2, -1), size, strict=True)]
     op = _adaptive_avg_pool2d if _needs_grad(input) else _adaptive_avg_pool2d_inference

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
 from .. import _load
@@ -48,6 +49,7 @@ class Op:
     flops          FLOPs as torch.utils.flop_counter counts them, from the arguments' shapes
     sharded_dims   DTensor: dims along which all tensors may be sharded alike
     dtypes         of the first argument, for which kernels exist
+    pairs          how many int[2] arguments, each of which may be one int, follow the first
     """
 
     name: str
@@ -59,6 +61,7 @@ class Op:
     flops: Callable = lambda *args, **kwargs: 0
     sharded_dims: tuple = (0,)
     dtypes: frozenset = FLOATS
+    pairs: int = 0
     _kernel: Callable | None = field(init=False, default=None)  # None: the library did not load
 
     def __post_init__(self):
@@ -79,6 +82,7 @@ class Op:
             return self._kernel(x, *args)
         if why_not:
             notice(self.name, why_not)
+        args = [[a, a] if k < self.pairs and isinstance(a, int) else a for k, a in enumerate(args)]
         return self.decomposition(x, *args)
 
     def fallback(self, x, *args):
@@ -119,9 +123,9 @@ def register(op, namespace):
             ctx.namespace = namespace
             op.save(ctx, inputs, output)
 
-        torch.library.register_autograd(qualified, op.backward, setup_context=save, lib=library)
+        _register_autograd(op, namespace, op.backward, save)
     elif op.name.endswith("_backward"):
-        _register_double_backward(op, qualified, library)
+        _register_double_backward(op, namespace)
     torch.library.register_vmap(qualified, _fold_batch(op, namespace), lib=library)
     if op.autocast:
         _register_autocast(op, namespace, library)
@@ -137,7 +141,24 @@ def register(op, namespace):
     when_imported("torch.distributed.tensor", lambda module: _register_sharding(op, overload))
 
 
-def _register_double_backward(op, qualified, library):
+def _register_autograd(op, namespace, backward, save):
+    """torch.library.register_autograd, where that works.
+
+    It silently drops the tangents of forward AD, and torch.func refuses what it makes: there the
+    decomposition runs. An op without a gradient (`<op>_inference`) has neither.
+    """
+    overload = getattr(getattr(torch.ops, namespace), op.name).default
+    kernel = make_autograd_impl(overload, Info(backward, save))
+
+    def autograd(keyset, *args):
+        if forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None:
+            return op.decomposition(*args)
+        return kernel(keyset, *args)
+
+    library_of(namespace).impl(op.name, autograd, "Autograd", with_keyset=True)
+
+
+def _register_double_backward(op, namespace):
     """A gradient's own gradient: that of its decomposition."""
 
     def save(ctx, inputs, output):
@@ -160,7 +181,7 @@ def _register_double_backward(op, qualified, library):
         grads = iter(torch.autograd.grad(y, [inputs[i] for i in wanted], grad))
         return tuple(next(grads) if i in wanted else None for i in range(len(inputs)))
 
-    torch.library.register_autograd(qualified, backward, setup_context=save, lib=library)
+    _register_autograd(op, namespace, backward, save)
 
 
 def _fold_batch(op, namespace):

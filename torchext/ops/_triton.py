@@ -47,7 +47,7 @@ def register_for_cuda():
     choice = os.environ.get("TORCHEXT_BACKEND", "")
     if choice not in ("", "cuda", "triton"):
         warnings.warn(
-            f"torchext: TORCHEXT_BACKEND: got {choice!r}, expected cuda or triton; using the default",
+            f"torchext: TORCHEXT_BACKEND: got {choice!r}, expected cuda or triton; using cuda",
             stacklevel=4,
         )
     if serves_cuda():

@@ -74,10 +74,11 @@ def _backward(ctx, grad_y):
 
 
 avg_pool2d_inference = Op(
-    name="avg_pool2d_inference", decomposition=_avg_pool2d, fake=_fake, sharded_dims=(0, 1)
+    name="avg_pool2d_inference", pairs=3, decomposition=_avg_pool2d, fake=_fake, sharded_dims=(0, 1)
 )
 avg_pool2d = Op(
     name="avg_pool2d",
+    pairs=3,
     decomposition=_avg_pool2d,
     fake=_fake,
     save=_save,

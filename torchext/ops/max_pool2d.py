@@ -114,6 +114,7 @@ def _save(ctx, inputs, output):
     ctx.input_size = x.shape[-2:]
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of zeros for the offsets, each time
 
 
 def _backward(ctx, grad_y, _):
@@ -126,12 +127,14 @@ def _backward(ctx, grad_y, _):
 
 max_pool2d_inference = Op(
     name="max_pool2d_inference",
+    pairs=4,
     decomposition=_max_pool2d_inference,
     fake=_fake_inference,
     sharded_dims=(0, 1),
 )
 max_pool2d = Op(
     name="max_pool2d",
+    pairs=4,
     decomposition=_max_pool2d,
     fake=_fake,
     save=_save,
@@ -146,6 +149,7 @@ max_pool2d_backward = Op(
 )
 max_pool2d_indices = Op(
     name="max_pool2d_indices",
+    pairs=5,
     decomposition=_max_pool2d_indices,
     fake=_fake_indices,
     dtypes=frozenset({torch.uint8, torch.int32}),

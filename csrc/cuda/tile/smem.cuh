@@ -1,0 +1,13 @@
+// The block's dynamic shared memory, as an array of T. No kernel has any other.
+#pragma once
+
+namespace torchext::tile {
+
+template <class T>
+__device__ __forceinline__ T* shared_array() {
+  static_assert(alignof(T) <= 16, "the declaration below aligns to 16 bytes");
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  return reinterpret_cast<T*>(shared_bytes);
+}
+
+}  // namespace torchext::tile
