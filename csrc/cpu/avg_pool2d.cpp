@@ -35,10 +35,13 @@ INLINE void average_vectors(const AvgPool2d& p, const Run<T>& run, int64_t k) {
   V sum[U];
   for (int u = 0; u < U; ++u) sum[u] = V{};
   for (int64_t i = 0; i < run.rows; ++i) {
+    V of_row[U];  // summed by rows first: large windows keep their precision
+    for (int u = 0; u < U; ++u) of_row[u] = V{};
     for (int64_t j = 0; j < run.columns; ++j) {
       const T* x = run.x + (i * p.x_stride.h + j * p.x_stride.w + k * run.step);
-      for (int u = 0; u < U; ++u) sum[u] += load_lanes<N, Step>(x + u * N * run.step, run.step);
+      for (int u = 0; u < U; ++u) of_row[u] += load_lanes<N, Step>(x + u * N * run.step, run.step);
     }
+    for (int u = 0; u < U; ++u) sum[u] += of_row[u];
   }
   for (int u = 0; u < U; ++u) store<N>(run.y + k + u * N, sum[u] / run.divisor);
 }

@@ -272,6 +272,7 @@ INLINE void scatter_plane(const MaxPool2dBackward& p, int64_t n, int64_t c, Comp
   const Strides &gs = p.grad_y_stride, &os = p.offset_stride;
   const T* grad = static_cast<const T*>(p.grad_y) + (n * gs.n + c * gs.c);
   const Offset* offsets = static_cast<const Offset*>(p.offsets) + (n * os.n + c * os.c);
+  const int64_t taps = p.h.kernel * p.w.kernel;
   for (int64_t k = 0; k < p.H * p.W; ++k) plane[k] = 0;
   for (int64_t oh = 0; oh < p.OH; ++oh) {
     const int64_t top = oh * p.h.stride - p.h.padding;
@@ -279,8 +280,8 @@ INLINE void scatter_plane(const MaxPool2dBackward& p, int64_t n, int64_t c, Comp
       const int64_t tap = offsets[oh * os.h + ow * os.w];
       const int64_t h = top + tap / p.w.kernel * p.h.dilation;
       const int64_t w = ow * p.w.stride - p.w.padding + tap % p.w.kernel * p.w.dilation;
-      // Offsets come from outside: one that points into the padding or further is nobody's.
-      if (h < 0 || h >= p.H || w < 0 || w >= p.W) continue;
+      // Offsets come from outside: what is no tap, or lies in the padding, is nobody's.
+      if (tap < 0 || tap >= taps || h < 0 || h >= p.H || w < 0 || w >= p.W) continue;
       plane[h * p.W + w] += load<1>(grad + (oh * gs.h + ow * gs.w))[0];
     }
   }

@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kThreads) max_pool2d_backward_kernel(const Bac
   for (I oh = rows.begin; oh < rows.end; ++oh) {
     const I i = tap_at(p.g.h, x.h, oh);
     if (i < 0) continue;
-#pragma unroll 1
+#pragma unroll 1  // mostly one or two outputs
     for (I ow = columns.begin; ow < columns.end; ++ow) {
       const I j = tap_at(p.g.w, x.w, ow);
       if (j < 0) continue;

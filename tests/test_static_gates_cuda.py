@@ -1,0 +1,85 @@
+"""Gates on the machine code that nvcc makes of every csrc/cuda/*.cu; no GPU needed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import gpu_gates
+import pytest
+
+SOURCES = sorted((Path(__file__).parent.parent / "csrc/cuda").glob("*.cu"))
+ARCHITECTURES = ("80", "90a")
+
+# Registers of a thread: 64 let four blocks of 256 threads share an SM, half of what it can hold.
+# Kernels with 64-bit indices serve only huge tensors: three blocks.
+MOST_REGISTERS = 64
+MOST_REGISTERS_64_BIT = 80
+BUDGETS = {}  # where a file needs another one: its stem, and why
+
+# Kernels that handle 16 bytes a thread name their type and lanes first. Every file has some ...
+NOT_VECTORISED = set()  # ... except for these stems, and why
+VECTORISED = re.compile(r"<(double, 2|float, 4|[\w:]*(bf16|f16), 8)\b")
+
+pytestmark = [
+    pytest.mark.skipif(not gpu_gates.find_tool("nvcc"), reason="no nvcc"),
+    pytest.mark.skipif(
+        not gpu_gates.find_tool("cuobjdump"), reason="no cuobjdump (Triton has one)"
+    ),
+]
+
+
+def compiled(source, architecture, folder):
+    cubin = folder / f"{source.stem}.sm_{architecture}.cubin"
+    command = [gpu_gates.find_tool("nvcc"), "-std=c++17", "-O3", f"-arch=sm_{architecture}"]
+    subprocess.run([*command, "-cubin", source, "-o", cubin], check=True)
+    return cubin
+
+
+def too_expensive(cubin, budget=None):
+    """What breaks a gate, in words."""
+    complaints = []
+    for kernel, used in gpu_gates.resources(cubin).items():
+        most = budget or (MOST_REGISTERS_64_BIT if ", long>" in kernel else MOST_REGISTERS)
+        if used.registers > most or used.stack or used.spills or used.shared:
+            complaints.append(
+                f"{kernel}: {used}, expected at most {most} registers, no local memory"
+            )
+    return complaints
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_machine_code(source, architecture, tmp_path):
+    cubin = compiled(source, architecture, tmp_path)
+    accesses = gpu_gates.wide_accesses(cubin)
+    assert accesses, "no kernels found"
+    assert not too_expensive(cubin, BUDGETS.get(source.stem))
+    vectorised = {name: found for name, found in accesses.items() if VECTORISED.search(name)}
+    assert bool(vectorised) == (source.stem not in NOT_VECTORISED)
+    both = {gpu_gates.WIDE_LOAD, gpu_gates.WIDE_STORE}
+    assert not {name: found for name, found in vectorised.items() if found != both}
+
+
+SPILLS = """
+__global__ void __launch_bounds__(1024, 2) kernel(const float* x, float* y, int n) {
+  float kept[64];
+  for (int k = 0; k < 64; ++k) kept[k] = x[k * n + threadIdx.x];
+  for (int k = 0; k < 64; ++k) y[k * n + threadIdx.x] = kept[k] * kept[63 - k];
+}
+"""
+STATIC_SHARED = """
+__global__ void kernel(float* y) {
+  __shared__ float shared[64];
+  shared[threadIdx.x] = y[threadIdx.x];
+  __syncthreads();
+  y[threadIdx.x] = shared[63 - threadIdx.x];
+}
+"""
+
+
+@pytest.mark.parametrize("text", [SPILLS, STATIC_SHARED], ids=["spills", "static_shared"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gate_sees(text, architecture, tmp_path):
+    source = tmp_path / "bad.cu"
+    source.write_text(text)
+    assert len(too_expensive(compiled(source, architecture, tmp_path))) == 1
