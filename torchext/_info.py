@@ -9,6 +9,7 @@ import torch
 from . import _load
 from ._version import __version__
 from .ops import OPS
+from .ops._triton import serves_cuda
 
 
 def gather():
@@ -64,7 +65,7 @@ def _backends(name):
     known = not _load.why_not_loaded["cpu"]
     backends = {"cpu": "C++"} if known and has(f"torchext::{name}", "CPU") else {}
     if known and has(f"torchext::{name}", "CUDA"):
-        backends["cuda"] = "Triton" if _load.why_not_loaded["cuda"] else "C++"
+        backends["cuda"] = "Triton" if serves_cuda() else "C++"
     return backends
 
 

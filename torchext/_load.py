@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -32,9 +33,11 @@ def library_directory():
 
 
 def build_info():
-    """The facts that the build wrote down, or {} without a build."""
-    file = library_directory() / "build_info.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    """The facts that the build wrote down, or {} without a build (or with a damaged one)."""
+    try:
+        return json.loads((library_directory() / "build_info.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def cpu_library():
@@ -100,11 +103,26 @@ def _load(name):
         )
     if tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2]) < MINIMUM_TORCH:
         return f"torch {torch.__version__} is older than 2.10"
+    if not _is_whole(file):
+        return f"{file} is damaged: install torchext again"
     try:
         torch.ops.load_library(str(file))
     except OSError as error:
-        return _in_words(str(error), name)
+        return _in_words(str(error.__cause__ or error), name)  # torch's own text gives no reason
     return ""
+
+
+def _is_whole(file):
+    """Whether a library goes on to its last table: to load a cut one is a SIGBUS, not an error."""
+    with file.open("rb") as library:
+        header = library.read(64)
+    if len(header) < 64 or not header.startswith(b"\x7fELF"):
+        return False
+    (begin,), (size, count) = (
+        struct.unpack_from("<Q", header, 40),
+        struct.unpack_from("<HH", header, 58),
+    )
+    return file.stat().st_size >= begin + size * count
 
 
 def _in_words(error, name):

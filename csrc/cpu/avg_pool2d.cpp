@@ -39,7 +39,7 @@ INLINE void average_vectors(const AvgPool2d& p, const Run<T>& run, int64_t k) {
     for (int u = 0; u < U; ++u) of_row[u] = V{};
     for (int64_t j = 0; j < run.columns; ++j) {
       const T* x = run.x + (i * p.x_stride.h + j * p.x_stride.w + k * run.step);
-      for (int u = 0; u < U; ++u) of_row[u] += load_lanes<N, Step>(x + u * N * run.step, run.step);
+      for (int u = 0; u < U; ++u) of_row[u] += load_lanes<N, Step>(x + u * N * run.step);
     }
     for (int u = 0; u < U; ++u) sum[u] += of_row[u];
   }
@@ -57,11 +57,11 @@ INLINE void average_rest(const AvgPool2d& p, const Run<T>& run, int64_t k, int64
 
 template <int Step, class T>
 INLINE void average_run(const AvgPool2d& p, const Run<T>& run, int64_t count) {
-  constexpr int N = kLanes<T>;
+  constexpr int N = Step == 0 ? 1 : kLanes<T>;  // odd strides are rare: one by one
   int64_t k = 0;
   for (; k + 4 * N <= count; k += 4 * N) average_vectors<N, 4, Step>(p, run, k);
   for (; k + N <= count; k += N) average_vectors<N, 1, Step>(p, run, k);
-  average_rest<N / 2, Step>(p, run, k, count);
+  if constexpr (N > 1) average_rest<N / 2, Step>(p, run, k, count);
 }
 
 // One output whose window's rows are contiguous: lanes along the rows, then across the lanes.
@@ -170,7 +170,7 @@ INLINE Range covering(const Window& window, bool adaptive, int64_t i, int64_t si
   return adaptive ? adaptive_outputs_over(i, size, outputs) : outputs_over(window, i, outputs);
 }
 
-template <int N, int Step, class T>
+template <int N, class T>
 INLINE void spread_lanes(const AvgPool2dBackward& p, const T* grad_y, T* grad_x, Range rows,
                          Range columns) {
   Vec<Compute<T>, N> sum{};
@@ -179,22 +179,21 @@ INLINE void spread_lanes(const AvgPool2dBackward& p, const T* grad_y, T* grad_x,
     for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
       const auto divisor = static_cast<Compute<T>>(divisor_of(p, height, columns_of(p, ow)));
       const T* grad = grad_y + (oh * p.grad_y_stride.h + ow * p.grad_y_stride.w);
-      sum += load_lanes<N, Step>(grad, p.grad_y_stride.c) / divisor;
+      sum += load<N>(grad) / divisor;
     }
   }
   store<N>(grad_x, sum);
 }
 
-template <int N, int Step, class T>
+template <int N, class T>
 INLINE void spread_channels(const AvgPool2dBackward& p, const T* grad_y, T* grad_x, int64_t count,
                             Range rows, Range columns) {
   int64_t k = 0;
   for (; k + N <= count; k += N) {
-    spread_lanes<N, Step>(p, grad_y + k * p.grad_y_stride.c, grad_x + k, rows, columns);
+    spread_lanes<N>(p, grad_y + k * p.grad_y_stride.c, grad_x + k, rows, columns);
   }
   if constexpr (N > 1) {
-    spread_channels<N / 2, Step>(p, grad_y + k * p.grad_y_stride.c, grad_x + k, count - k, rows,
-                                 columns);
+    spread_channels<N / 2>(p, grad_y + k * p.grad_y_stride.c, grad_x + k, count - k, rows, columns);
   }
 }
 
@@ -211,9 +210,9 @@ static void spread_channels_last(const AvgPool2dBackward& p, int64_t begin, int6
       T* grad_x = static_cast<T*>(p.grad_x) +
                   (piece.n * xs.n + piece.c_begin + piece.row * xs.h + w * xs.w);
       if (gs.c == 1) {
-        spread_channels<kLanes<T>, 1>(p, grad_y, grad_x, count, rows, columns);
+        spread_channels<kLanes<T>>(p, grad_y, grad_x, count, rows, columns);
       } else {
-        spread_channels<kLanes<T>, 0>(p, grad_y, grad_x, count, rows, columns);
+        spread_channels<1>(p, grad_y, grad_x, count, rows, columns);
       }
     }
   }
@@ -256,8 +255,8 @@ static void spread_planes(const AvgPool2dBackward& p, int64_t begin, int64_t end
       narrow_plane(scratch, grad_x, size);
     } else {  // no memory: slower, the same sums
       for (int64_t k = 0; k < size; ++k) {
-        spread_lanes<1, 1>(p, grad_y, grad_x + k, covering(p.h, p.adaptive, k / p.W, p.H, p.OH),
-                           covering(p.w, p.adaptive, k % p.W, p.W, p.OW));
+        spread_lanes<1>(p, grad_y, grad_x + k, covering(p.h, p.adaptive, k / p.W, p.H, p.OH),
+                        covering(p.w, p.adaptive, k % p.W, p.W, p.OW));
       }
     }
   }

@@ -16,6 +16,9 @@ constexpr bool kSaves = true;
 template <>
 constexpr bool kSaves<NoOffset> = false;
 
+template <class Offset>
+constexpr bool kWide = sizeof(Offset) == sizeof(int32_t);
+
 // A run of outputs adjacent in y whose windows have the same taps.
 template <class T, class Offset>
 struct Run {
@@ -45,7 +48,7 @@ INLINE void pool_vectors(const MaxPool2d& p, const Run<T, Offset>& run, int64_t 
       const T* tap = run.x + (row + j * p.w.dilation * p.x_stride.w);
       const I here = I{} + static_cast<Integer<T>>(i * p.w.kernel + j);
       for (int u = 0; u < U; ++u) {
-        const V v = load_lanes<N, Step>(tap + u * N * run.step, run.step);
+        const V v = load_lanes<N, Step>(tap + u * N * run.step);
         if constexpr (kSaves<Offset>) {
           const auto better = (v > best[u]) | (v != v);
           best[u] = better ? v : best[u];
@@ -73,11 +76,11 @@ INLINE void pool_rest(const MaxPool2d& p, const Run<T, Offset>& run, int64_t k, 
 
 template <int Step, class T, class Offset>
 INLINE void pool_run(const MaxPool2d& p, const Run<T, Offset>& run, int64_t count) {
-  constexpr int N = kLanes<T>;
+  constexpr int N = Step == 0 || kWide<Offset> ? 1 : kLanes<T>;  // rare cases go one by one
   int64_t k = 0;
   for (; k + 4 * N <= count; k += 4 * N) pool_vectors<N, 4, Step>(p, run, k);
   for (; k + N <= count; k += N) pool_vectors<N, 1, Step>(p, run, k);
-  pool_rest<N / 2, Step>(p, run, k, count);
+  if constexpr (N > 1) pool_rest<N / 2, Step>(p, run, k, count);
 }
 
 template <class T, class Offset>
@@ -215,7 +218,7 @@ INLINE void pool_saving(const MaxPool2d& p, int64_t begin, int64_t end) {
 }
 
 // N lanes of the gradient of input (n, c ..., h, w): the sum over the outputs that chose it.
-template <int N, int Step, class T, class Offset>
+template <int N, class T, class Offset>
 INLINE void gather_lanes(const MaxPool2dBackward& p, int64_t n, int64_t c, int64_t h, int64_t w,
                          Range rows, Range columns) {
   using V = Vec<Compute<T>, N>;
@@ -232,21 +235,21 @@ INLINE void gather_lanes(const MaxPool2dBackward& p, int64_t n, int64_t c, int64
           static_cast<const T*>(p.grad_y) + (n * gs.n + c * gs.c + oh * gs.h + ow * gs.w);
       const Offset* offset =
           static_cast<const Offset*>(p.offsets) + (n * os.n + c * os.c + oh * os.h + ow * os.w);
-      const V g = load_lanes<N, Step>(grad, gs.c);
-      const I winner = load_integer_lanes<Integer<T>, N, Step>(offset, os.c);
+      const V g = load<N>(grad);
+      const I winner = load_integers<Integer<T>, N>(offset);
       sum += winner == I{} + static_cast<Integer<T>>(i * p.w.kernel + j) ? g : V{};
     }
   }
   store<N>(static_cast<T*>(p.grad_x) + (n * xs.n + c * xs.c + h * xs.h + w * xs.w), sum);
 }
 
-template <int N, int Step, class T, class Offset>
+template <int N, class T, class Offset>
 INLINE void gather_channels(const MaxPool2dBackward& p, const Piece& piece, int64_t c, int64_t w,
                             Range rows, Range columns) {
   for (; c + N <= piece.c_end; c += N) {
-    gather_lanes<N, Step, T, Offset>(p, piece.n, c, piece.row, w, rows, columns);
+    gather_lanes<N, T, Offset>(p, piece.n, c, piece.row, w, rows, columns);
   }
-  if constexpr (N > 1) gather_channels<N / 2, Step, T, Offset>(p, piece, c, w, rows, columns);
+  if constexpr (N > 1) gather_channels<N / 2, T, Offset>(p, piece, c, w, rows, columns);
 }
 
 template <class T, class Offset>
@@ -258,9 +261,10 @@ static void gather_channels_last(const MaxPool2dBackward& p, int64_t begin, int6
     for (int64_t w = 0; w < p.W; ++w) {
       const Range columns = outputs_over(p.w, w, p.OW);
       if (unit) {
-        gather_channels<kLanes<T>, 1, T, Offset>(p, piece, piece.c_begin, w, rows, columns);
+        gather_channels<kWide<Offset> ? 1 : kLanes<T>, T, Offset>(p, piece, piece.c_begin, w, rows,
+                                                                  columns);
       } else {
-        gather_channels<kLanes<T>, 0, T, Offset>(p, piece, piece.c_begin, w, rows, columns);
+        gather_channels<1, T, Offset>(p, piece, piece.c_begin, w, rows, columns);
       }
     }
   }
@@ -305,8 +309,8 @@ static void scatter_planes(const MaxPool2dBackward& p, int64_t begin, int64_t en
     } else {  // no memory: slower, the same sums
       for (int64_t h = 0; h < p.H; ++h) {
         for (int64_t w = 0; w < p.W; ++w) {
-          gather_lanes<1, 1, T, Offset>(p, n, c, h, w, outputs_over(p.h, h, p.OH),
-                                        outputs_over(p.w, w, p.OW));
+          gather_lanes<1, T, Offset>(p, n, c, h, w, outputs_over(p.h, h, p.OH),
+                                     outputs_over(p.w, w, p.OW));
         }
       }
     }

@@ -14,7 +14,7 @@ struct Split {
 
 // Element-taps in about 5 us, twice the cost of a fork and join.
 constexpr int64_t kWorthAThread = 1 << 17;
-constexpr int64_t kChannelBlock = 64;     // channels: whole cache lines of any type
+constexpr int64_t kChannelBlock = 64;  // channels: whole cache lines of any type
 constexpr int64_t kEnoughRows = 64;
 
 PLAIN Split split(int64_t pieces, int64_t cost) { return {pieces, kWorthAThread / (cost + 1) + 1}; }

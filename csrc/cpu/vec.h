@@ -176,17 +176,6 @@ INLINE Vec<I, N> load_integers(const Stored* p) {
   return __builtin_convertvector(load_raw<Vec<Stored, N>>(p), Vec<I, N>);
 }
 
-template <class I, int N, int Step, class Stored>
-INLINE Vec<I, N> load_integer_lanes(const Stored* p, int64_t step) {
-  if constexpr (Step == 1 || N == 1) {
-    return load_integers<I, N>(p);
-  } else {
-    Vec<I, N> v;
-    for (int i = 0; i < N; ++i) v[i] = p[i * step];
-    return v;
-  }
-}
-
 template <int... K>
 struct Lanes {};
 template <int N, int... K>
@@ -202,18 +191,14 @@ INLINE V every_other(V low, V high, Lanes<K...>) {
   return __builtin_shufflevector(low, high, (K < N / 2 ? 2 * K : 2 * K + 1)...);
 }
 
-// N lanes `Step` elements apart (0: `step`, known at run time). Step 2 reads its upper half one
-// element early, so that nothing beyond the last lane is touched.
+// N lanes `Step` elements apart, 1 or 2. Step 2 reads its upper half one element early, so that
+// nothing beyond the last lane is touched.
 template <int N, int Step, class T>
-INLINE Vec<Compute<T>, N> load_lanes(const T* p, int64_t step) {
-  if constexpr (Step == 1 || N == 1) {
-    return load<N>(p);
-  } else if constexpr (Step == 2) {
+INLINE Vec<Compute<T>, N> load_lanes(const T* p) {
+  if constexpr (Step == 2 && N > 1) {
     return every_other<N>(load<N>(p), load<N>(p + N - 1), typename EvenLanes<N>::type{});
   } else {
-    Vec<Compute<T>, N> v;
-    for (int i = 0; i < N; ++i) v[i] = load<1>(p + i * step)[0];
-    return v;
+    return load<N>(p);
   }
 }
 

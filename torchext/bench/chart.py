@@ -15,10 +15,10 @@ def draw(document, path):
     """Writes the PNG."""
     from matplotlib.figure import Figure  # no pyplot: needs no display and keeps no global state
 
-    found = [row for row in table.rows(document) if row[1]]
+    found = table.rows(document)
     figure = Figure(figsize=(9, 1.2 + 0.17 * len(found)), layout="constrained")
     axes = figure.subplots()
-    speedups = [speedup for _, speedup, _ in found]
+    speedups = [speedup or 1.0 for _, speedup, _ in found]  # a failed case has no bar
     axes.barh(
         range(len(found)),
         [speedup - 1 for speedup in speedups],
@@ -32,10 +32,10 @@ def draw(document, path):
     axes.xaxis.set_major_formatter("{x:g}x")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
+    axes.margins(x=0.2)
     for y, (_, speedup, cells) in enumerate(found):
-        axes.annotate(
-            f" {speedup:.2f}x {cells[4]} ", (max(speedup, 1), y), fontsize=5, va="center"
-        )
+        label = f" {speedup:.2f}x {cells[4]}" if speedup else f" {cells[2]}"
+        axes.annotate(label, (max(speedup, 1), y), fontsize=5, va="center")
     axes.set_xlabel("speed-up over the fastest other contender (named at the bar)")
     info = document["machine_info"]
     axes.set_title(

@@ -36,11 +36,11 @@ def parse(argv):
     parser.add_argument(
         "--threads", type=positive, default=machine.cores(), help="default: all cores, %(default)s"
     )
-    parser.add_argument(
-        "--rounds", type=positive, help=f"default: {ROUNDS}, quick {QUICK_ROUNDS}"
-    )
+    parser.add_argument("--rounds", type=positive, help=f"default: {ROUNDS}, quick {QUICK_ROUNDS}")
     parser.add_argument("--json", metavar="FILE", help="or a folder; saved after each case")
-    parser.add_argument("--resume", action="store_true", help="keep the cases that FILE has")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what FILE has, unless it was disturbed"
+    )
     parser.add_argument("--machine", metavar="NAME", help="its name in results, for this CPU's")
     parser.add_argument("--chart", metavar="PNG", help="draw the speed-ups (needs matplotlib)")
     parser.add_argument("--report", metavar="FILE", help="run nothing, show this result file")

@@ -1,18 +1,19 @@
 """The contenders. Each is a small class: what it needs, what it can run, how it builds the call.
 
-To add one, write a class and list it in CONTENDERS; a contender whose version() raises Absent is
+To add one, write a class and list it in CONTENDERS. One whose version() raises AbsentError is
 listed as absent in every result.
 """
 
 import os
 import shutil
+import typing
 
 import torch
 
 from .case import bind, prepare
 
 
-class Absent(Exception):
+class AbsentError(Exception):
     """The contender can't run here; the text says why."""
 
 
@@ -20,11 +21,11 @@ class Contender:
     """`name` stands in tables; `env` is set for its worker; `ours` marks torchext's own."""
 
     name = ""
-    env: dict = {}  # noqa: RUF012 (constant)
+    env: typing.ClassVar = {}
     ours = False
 
     def version(self, device):
-        """What runs, in a word; raises Absent."""
+        """What runs, in a word; raises AbsentError."""
         return f"torch {torch.__version__}"
 
     def applies(self, case):
@@ -38,15 +39,16 @@ class Contender:
 
 class Torchext(Contender):
     name = "torchext"
-    env = {"TORCHEXT_FALLBACK": "error"}  # noqa: RUF012: a case without a kernel must not pass
     ours = True
+    # A case without a kernel must fail, not pass as PyTorch's own op.
+    env: typing.ClassVar = {"TORCHEXT_FALLBACK": "error", "TORCHEXT_DISABLE": "0"}
 
     def version(self, device):
         import torchext
         from torchext import _load
 
         if _load.why_not_loaded[device]:
-            raise Absent(_load.why_not_loaded[device])
+            raise AbsentError(_load.why_not_loaded[device])
         return f"torchext {torchext.__version__}"
 
     def build(self, case):
@@ -54,17 +56,17 @@ class Torchext(Contender):
 
 
 class TorchextTriton(Torchext):
-    """The Triton kernels in the CUDA kernels' place."""
+    """The Triton kernels in place of the CUDA library's."""
 
     name = "torchext_triton"
-    env = Torchext.env | {"TORCHEXT_CUDA_BACKEND": "triton"}
+    env: typing.ClassVar = Torchext.env | {"TORCHEXT_BACKEND": "triton"}
 
     def version(self, device):
         try:
             import triton
         except ImportError:
-            raise Absent("triton is not installed") from None
-        return f"{super().version(device)}, triton {triton.__version__}"
+            raise AbsentError("triton is not installed") from None
+        return f"{super().version('cpu')}, triton {triton.__version__}"
 
     def applies(self, case):
         return case.device == "cuda"
@@ -95,7 +97,7 @@ class Compile(Contender):
     def version(self, device):
         compilers = ("g++", "clang++") if device == "cpu" else ("gcc", "cc", "clang")
         if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), *compilers)))):
-            raise Absent("torch.compile finds no C++ compiler")
+            raise AbsentError("torch.compile finds no C++ compiler")
         return super().version(device)
 
     def build(self, case):

@@ -15,8 +15,8 @@ from .._version import __version__
 ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve")
 
 
-def describe(device, threads):
-    """Flat facts, as pytest-benchmark's "machine_info" (its keys where it has one)."""
+def describe(device, threads, name=None):
+    """pytest-benchmark's "machine_info": its keys where it has one."""
     model, flags = _cpu()
     facts = {
         "machine": platform.machine(),
@@ -40,10 +40,10 @@ def describe(device, threads):
             "memory_gb": round(properties.total_memory / 2**30),
             "cuda": torch.version.cuda,
         }
-    return facts
+    return facts | {"name": name or _slug(facts)}
 
 
-def slug(facts):
+def _slug(facts):
     """The machine's name for files: "amd-epyc-9b45-2core", "nvidia-h200"."""
     name = facts["gpu"]["name"] if "gpu" in facts else facts["cpu"]["brand_raw"]
     words = re.sub(r"\(.*?\)|\d+-Core|@.*|CPU|Processor", " ", name).lower()

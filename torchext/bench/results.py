@@ -12,14 +12,13 @@ from pathlib import Path
 from . import machine, stats
 
 PARTS = ("benchmarks", "not_timed")
+INTRUDERS = 0.2  # threads, on average: more make a case noisy
 FORMAT = "5.0.0"  # the version of pytest-benchmark whose format this is
 
 
 def new_document(device, threads, name=None):
-    facts = machine.describe(device, threads)
-    facts["name"] = name or machine.slug(facts)
     return {
-        "machine_info": facts,
+        "machine_info": machine.describe(device, threads, name),
         "commit_info": machine.revision(),
         "benchmarks": [],
         "not_timed": [],
@@ -50,12 +49,18 @@ def add(document, outcome):
 
 
 def merge(document, old):
-    """Takes over what an earlier, interrupted run of this revision on this machine has."""
+    """Takes over the cases that an earlier run, here and of this revision, timed undisturbed."""
     for key in ("machine_info", "commit_info"):
         if old[key] != document[key]:
             raise ValueError(f"its {key} is another: measured elsewhere, or by other code")
+    kept = {case_of(b) for b in old["benchmarks"]} - disturbed(old)
     for part in PARTS:
-        document[part] = old[part]
+        document[part] = [item for item in old[part] if case_of(item) in kept]
+
+
+def disturbed(document):
+    """The cases during which other programs took a noticeable share of the cores."""
+    return {case_of(b) for b in document["benchmarks"] if b["extra_info"]["intruders"] > INTRUDERS}
 
 
 def case_of(item):

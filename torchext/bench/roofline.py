@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-# A call does what takes 0.1 ms at 100 GB/s or GFLOP/s: entering a parallel region is then no matter.
+# A call does what takes 0.1 ms at 100 GB/s or GFLOP/s: entering a parallel region is then nothing.
 PIECE_S, ASSUMED_RATE = 1e-4, 1e11
 MATRIX = {"cpu": 1024, "cuda": 8192}
 

@@ -1,6 +1,6 @@
 """The table of a result file: every case, whoever won, the slowest first within its family."""
 
-from . import stats
+from . import results, stats
 
 COLUMNS = (
     "case",
@@ -70,12 +70,12 @@ def families(found):
     for family, speedup, cells in found:
         groups.setdefault((family, cells[1]), []).append((speedup, cells[0]))
     summary = []
-    for (family, contender), results in sorted(groups.items()):
-        good = [(speedup, case) for speedup, case in results if speedup]
+    for (family, contender), group in sorted(groups.items()):
+        good = [(speedup, case) for speedup, case in group if speedup]
         worst = min(good, default=(0.0, ""))
         mean = stats.geometric_mean([s for s, _ in good]) if good else 0.0
-        failed = len(results) - len(good)
-        summary.append((family, contender, len(results), mean, worst[1], worst[0], failed))
+        failed = len(group) - len(good)
+        summary.append((family, contender, len(group), mean, worst[1], worst[0], failed))
     return summary
 
 
@@ -135,7 +135,7 @@ def _notes(document):
         f"- {note}" + (f" ({len(where)} of {len(cases)} cases)" if len(where) < len(cases) else "")
         for note, where in sorted(notes.items())
     ]
-    noisy = {b["group"] for b in document["benchmarks"] if b["extra_info"]["intruders"] > 0.2}
+    noisy = results.disturbed(document)
     if noisy:
         lines.append(f"- other programs were running during {len(noisy)} of {len(cases)} cases")
     return ["\n".join(lines)] if lines else []

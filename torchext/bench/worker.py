@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from .case import flatten, load
-from .contenders import Absent
+from .contenders import AbsentError
 from .gate import check, judge
 from .roofline import Yardsticks
 from .timing import CpuTimer, CudaTimer
@@ -30,6 +30,8 @@ class Worker:
         self.calls, self.timers = {}, {}
 
     def load(self, module, name, device, threads):
+        self.calls, self.timers = {}, {}
+        gc.collect()
         _, case = load([module])[name]
         self.case = dataclasses.replace(case, device=device)
         self.threads = case.threads or threads
@@ -47,10 +49,6 @@ class Worker:
         samples = timer.turn(self.calls[key], seconds)
         return samples, timer.calls
 
-    def release(self):
-        self.calls, self.timers = {}, {}
-        gc.collect()
-
 
 class ContenderWorker(Worker):
     def __init__(self, module, name):
@@ -61,7 +59,7 @@ class ContenderWorker(Worker):
         """(version, "") or ("", why it is absent)"""
         try:
             return self.contender.version(device), ""
-        except Absent as reason:
+        except AbsentError as reason:
             return "", str(reason)
 
     def build(self, case, judged):

@@ -152,6 +152,7 @@ def _register_autograd(op, namespace, backward, save):
 
     def autograd(keyset, *args):
         if forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None:
+            notice(op.name, "forward-mode AD and torch.func transform the decomposition")
             return op.decomposition(*args)
         return kernel(keyset, *args)
 

@@ -81,6 +81,12 @@ def is_channels_last(x):
     return x.dim() == 4 and suggest_memory_format(x) is torch.channels_last
 
 
+def in_format(grad, channels_last):
+    """A gradient in the memory format of its output: kernels run their lanes along both."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return grad.contiguous(memory_format=memory_format)
+
+
 def empty_pooled(x, size, channels_last, dtype=None):
     """An uninitialised tensor like x, of another spatial size, dense in the given memory format."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -48,11 +48,13 @@ def register_for_cuda():
     if choice not in ("", "cuda", "triton"):
         warnings.warn(
             f"torchext: TORCHEXT_BACKEND: got {choice!r}, expected cuda or triton; using cuda",
-            stacklevel=4,
+            stacklevel=2,
         )
     if serves_cuda():
-        for op in OPS.values():
-            library_of("torchext").impl(op.name, _lazy(op), "CUDA", allow_override=True)
+        with warnings.catch_warnings():  # torch 2.10 warns of an override that was asked for
+            warnings.simplefilter("ignore")
+            for op in OPS.values():
+                library_of("torchext").impl(op.name, _lazy(op), "CUDA", allow_override=True)
 
 
 @functools.cache

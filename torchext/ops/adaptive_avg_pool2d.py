@@ -3,7 +3,7 @@
 import torch
 
 from ._op import Op, check
-from ._pool2d import check_dtype, check_input, check_pair, empty_pooled, is_channels_last
+from ._pool2d import check_dtype, check_input, check_pair, empty_pooled, in_format, is_channels_last
 
 aten = torch.ops.aten
 
@@ -44,6 +44,7 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_y):
+    grad_y = in_format(grad_y, ctx.channels_last)
     grad_x = adaptive_avg_pool2d_backward(
         grad_y, ctx.input_size, ctx.channels_last, namespace=ctx.namespace
     )

@@ -8,6 +8,7 @@ from ._pool2d import (
     check_input,
     check_pair,
     empty_pooled,
+    in_format,
     is_channels_last,
     pooled_size,
 )
@@ -67,6 +68,7 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_y):
+    grad_y = in_format(grad_y, ctx.channels_last)
     grad_x = avg_pool2d_backward(
         grad_y, ctx.input_size, ctx.channels_last, *ctx.arguments, namespace=ctx.namespace
     )

@@ -9,6 +9,7 @@ from ._pool2d import (
     check_pair,
     check_same_device,
     empty_pooled,
+    in_format,
     is_channels_last,
     pooled_size,
     positions,
@@ -20,7 +21,9 @@ aten = torch.ops.aten
 
 def offset_dtype(kernel_size):
     """One byte tells up to 256 taps apart; larger windows take four."""
-    return torch.uint8 if kernel_size[0] * kernel_size[1] <= 256 else torch.int32
+    taps = kernel_size[0] * kernel_size[1]
+    check(taps < 2**31, "max_pool2d", "kernel_size", f"a window of {taps} taps", "fewer than 2^31")
+    return torch.uint8 if taps <= 256 else torch.int32
 
 
 def _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode):
@@ -118,7 +121,10 @@ def _save(ctx, inputs, output):
 
 
 def _backward(ctx, grad_y, _):
+    if grad_y is None:  # y took no part in what is differentiated
+        return (None,) * 6
     (offsets,) = ctx.saved_tensors
+    grad_y = in_format(grad_y, is_channels_last(offsets))
     grad_x = max_pool2d_backward(
         grad_y, offsets, ctx.input_size, *ctx.arguments, namespace=ctx.namespace
     )

@@ -38,36 +38,33 @@ LAYERS = [
     ("resnet", "adaptive_avg_pool2d", 512, 7, {"output_size": 1}),
     ("resnet", "adaptive_avg_pool2d", 2048, 7, {"output_size": 1}),
 ]
-# (model, op, size) of LAYERS: enough to see each kind of window once.
-QUICK = {
-    ("alexnet", "max_pool2d", 55),
-    ("vgg16", "max_pool2d", 56),
-    ("googlenet", "max_pool2d", 14),
-    ("resnet", "adaptive_avg_pool2d", 7),
-}
+# (model, channels, size) of LAYERS: each kind of window once.
+QUICK = {("alexnet", 64, 55), ("vgg16", 256, 56), ("googlenet", 512, 14), ("resnet", 2048, 7)}
 TRAINED = {
-    ("alexnet", "max_pool2d", 27),
-    ("vgg16", "max_pool2d", 56),
-    ("googlenet", "max_pool2d", 28),
-    ("resnet", "max_pool2d", 112),
-    ("resnet", "adaptive_avg_pool2d", 7),
+    ("alexnet", 192, 27),
+    ("vgg16", 256, 56),
+    ("googlenet", 480, 28),
+    ("resnet", 64, 112),
+    ("resnet", 512, 7),
+    ("resnet", 2048, 7),
 }
 OVERHEAD = (1, 16, 4, 4)  # one kilobyte: what is left is the call
 
 
 def cases():
-    found = [
-        _layer(*layer, batch, dtype, training)
-        for training in (False, True)
-        for layer in LAYERS
-        if not training or layer[:2] + layer[3:4] in TRAINED
-        for batch in (1, 8)
-        for dtype in SIZE
-    ]
-    return [*found, _overhead()]
+    forward = [(layer, batch, False) for layer in LAYERS for batch in (1, 8)]
+    trained = [(layer, 8, True) for layer in LAYERS if _key(layer) in TRAINED]
+    layers = [_layer(*work, dtype) for work in forward + trained for dtype in SIZE]
+    return [*layers, _overhead()]
 
 
-def _layer(model, op, channels, size, arguments, batch, dtype, training):
+def _key(layer):
+    model, _, channels, size, _ = layer
+    return model, channels, size
+
+
+def _layer(layer, batch, training, dtype):
+    model, op, channels, size, arguments = layer
     shape = (batch, channels, size, size)
     outputs = batch * channels * _output_size(size, **arguments) ** 2
     window = arguments.get("kernel_size", size)
@@ -88,7 +85,7 @@ def _layer(model, op, channels, size, arguments, batch, dtype, training):
         dtype=dtype,
         batch=batch,
         training=training,
-        quick=(model, op, size) in QUICK and batch == 1 and dtype == "float32" and not training,
+        quick=_key(layer) in QUICK and batch == 1 and not training,
     )
 
 
