@@ -205,7 +205,7 @@ def build(directory):
     n.rule(
         "cxx",
         f"{compiler} -std=c++17 -O2 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi"
-        f" -MMD -MF $out.d {extra} $flags -c $in -o $out",
+        f" -MMD -MF $out.d $flags {extra} -c $in -o $out",
     )
     n.rule("link", f"{compiler} -shared {extra} $in $flags -o $out")
     plan_cpu(n, torch_flags, link_torch)
@@ -222,7 +222,7 @@ def build(directory):
         "torch": torch_version,
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
         "cxxflags": extra,
-        "isas": list(ISAS),
+        "isas": ISAS,
         "cuda_archs": archs if nvcc else [],
         "cuda_version": int(release[1]) * 1000 + int(release[2]) * 10 if nvcc else 0,
         "not_built": {} if nvcc else {"cuda": why_no_cuda},

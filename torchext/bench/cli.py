@@ -69,7 +69,12 @@ def main(argv):
             print("\n".join(case.name for _, case in chosen))
             return 0
         document, file = open_document(parser, options)
-        run(document, file, chosen, options)
+        try:
+            run(document, file, chosen, options)
+        except KeyboardInterrupt:
+            where = f": --resume goes on from {file}" if file else ""
+            print(f"{parser.prog}: interrupted{where}", file=sys.stderr)
+            return 130
     print(table.markdown(document))
     if options.chart:
         chart.draw(document, options.chart)

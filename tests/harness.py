@@ -1,0 +1,218 @@
+"""How the op tests run an op and judge what it returns: backends, references, the error rule."""
+
+import functools
+import importlib.util
+import math
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+import triton_interpreter
+from cases import SPECS, make_arguments, normal
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torchext import _host, _load
+from torchext.ops import OPS
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the ops: a namespace of torch.ops, on a device, with an ISA."""
+
+    name: str
+    namespace: str = "torchext"
+    isa: str | None = None
+    device: str = "cpu"
+
+    def __str__(self):
+        return self.name
+
+    def why_not(self):
+        """Why this machine can't run it; "" if it can."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return "no GPU"
+        if self.isa and not _host.cpu_features()[self.isa]:
+            return f"this CPU has no {self.isa}"
+        return "" if self.namespace == "torchext" else _why_no_triton()
+
+    def use(self):
+        if self.isa:
+            _load.use_isa(self.isa)
+
+    def __call__(self, op, *args):
+        """The op's outputs, always as a tuple; its tensors go to the backend's device first."""
+        args = [x.to(self.device) if isinstance(x, torch.Tensor) else x for x in args]
+        return outputs(getattr(getattr(torch.ops, self.namespace), op)(*args))
+
+
+@functools.cache
+def _why_no_triton():
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    from torchext.ops import _triton
+
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        triton_interpreter.repair()
+    _triton.register_for_tests()
+    return ""
+
+
+CPU = tuple(Backend(isa, isa=isa) for isa in _load.ISAS)
+TRITON = Backend("triton", namespace="torchext_triton")
+BACKENDS = (
+    *CPU,
+    TRITON,
+    Backend("cuda", device="cuda"),
+    Backend("triton-cuda", namespace="torchext_triton", device="cuda"),
+)
+
+
+def best_isa():
+    return [backend for backend in CPU if not backend.why_not()][-1]
+
+
+def params(backends):
+    """Those of the backends that this machine has, as parameters of a test."""
+    return [
+        pytest.param(one, id=one.name, marks=[pytest.mark.gpu] * (one.device == "cuda"))
+        for one in backends
+        if not one.why_not()
+    ]
+
+
+def each_case(wanted=lambda op, case: True, backends=BACKENDS):
+    """Parametrizes (op, case, backend) over all of tests/cases.py.
+
+    Backends change fastest: they share a call's reference. Triton's interpreter gets few cases.
+    """
+    found = [
+        pytest.param(op, case, *one.values, marks=one.marks, id=f"{op}-{case.name}-{one.id}")
+        for op in OPS
+        for case in SPECS[op].cases
+        if wanted(op, case)
+        for one in params(backends)
+        if case.interpreted or one.values[0] is not TRITON
+    ]
+    return pytest.mark.parametrize(("op", "case", "backend"), found, indirect=["backend"])
+
+
+def outputs(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+def tensors_of(args):
+    return [x for x in args if isinstance(x, torch.Tensor)]
+
+
+def map_tensors(function, args):
+    return [function(x) if isinstance(x, torch.Tensor) else x for x in args]
+
+
+def dtypes_of(op):
+    """Floating dtypes to test an op in; one where its inputs are integers anyway."""
+    return FLOATS if torch.float32 in OPS[op].dtypes else (torch.float32,)
+
+
+def few_dtypes(op, backend):
+    """Enough where the dtype is not what is tested: one wide and one narrow."""
+    few = (torch.float32,) if backend is TRITON else (torch.float32, torch.bfloat16)
+    return [dtype for dtype in dtypes_of(op) if dtype in few]
+
+
+def decompose(op, args, dtype=None):
+    """The decomposition's outputs, floating tensors cast to `dtype` first."""
+    if dtype:
+        args = map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x, args)
+    return outputs(OPS[op].decomposition(*args))
+
+
+def fake_outputs(op, args, namespace="torchext"):
+    """What PyTorch is told the op returns: shapes, strides, dtypes."""
+    with FakeTensorMode() as mode:
+        args = map_tensors(mode.from_tensor, args)
+        return outputs(getattr(getattr(torch.ops, namespace), op)(*args))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A case's arguments, and what the decomposition makes of them in float64 and in its dtype."""
+
+    op: str
+    args: list
+    reference: tuple
+    torch: tuple
+    terms: int
+
+
+@functools.lru_cache(maxsize=64)  # the backends take turns on one call
+def call_of(op, case, dtype, values=normal):
+    args = make_arguments(op, case, dtype, values)
+    terms = SPECS[op].terms(case.shape, *case.arguments)
+    return Call(op, args, decompose(op, args, torch.float64), decompose(op, args), terms)
+
+
+def allowed_error(dtype, terms, torch_error):
+    """DESIGN.md's error rule. float64, which is summed in float64, has its own eps."""
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    floor = max(4 * eps, eps * math.sqrt(terms), torch.finfo(dtype).eps / 2)
+    return max(2 * torch_error, floor)
+
+
+def error_of(got, reference):
+    """max |got - reference| / max |reference|, over what is finite."""
+    finite = reference.isfinite()
+    got, reference = got.double()[finite], reference[finite]
+    if reference.numel() == 0:
+        return 0.0
+    wrong, size = (got - reference).abs().max().item(), reference.abs().max().item()
+    return wrong / size if size else math.inf if wrong else 0.0
+
+
+worst = {}  # (op, dtype) -> (error / allowed, error): for the summary
+
+
+def check_accurate(got, call):
+    """The outputs of an op against its decomposition: the rule that every op test goes by."""
+    assert len(got) == len(call.reference)
+    for y, reference, by_torch in zip(got, call.reference, call.torch, strict=True):
+        y = y.cpu()
+        assert y.dtype == by_torch.dtype
+        assert y.shape == by_torch.shape
+        if not y.is_floating_point():
+            assert torch.equal(y, by_torch)
+            continue
+        # Where the reference overflows the dtype, infinity is the right answer.
+        reference = torch.where(reference.to(y.dtype).isinf(), reference.to(y.dtype), reference)
+        assert torch.equal(y.isnan(), reference.isnan())
+        assert torch.equal(y.isinf(), reference.isinf())
+        assert torch.equal(y[y.isinf()].double(), reference[reference.isinf()])
+        by_torch = error_of(by_torch, reference)
+        if not math.isfinite(by_torch):  # torch's own sum overflowed: no measure for ours
+            by_torch = 0.0
+        allowed = allowed_error(y.dtype, call.terms, by_torch)
+        error = error_of(y, reference)
+        measured = (error / allowed, error)
+        worst[call.op, y.dtype] = max(worst.get((call.op, y.dtype), measured), measured)
+        assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
+
+
+def bits(x):
+    """A tensor's bits as integers, all NaNs alike: tells -0 from 0."""
+    x = x.detach().cpu().contiguous()
+    if x.is_floating_point():
+        x = torch.where(x.isnan(), torch.nan, x)
+    return x.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.itemsize])
+
+
+def same_bits(got, expected):
+    return all(torch.equal(bits(a), bits(b)) for a, b in zip(got, expected, strict=True))
+
+
+def rounded(reference, dtype):
+    """An exact float64 result, as a kernel that computes in float32 (or float64) stores it."""
+    if not reference.is_floating_point():
+        return reference
+    return reference.to(torch.float64 if dtype == torch.float64 else torch.float32).to(dtype)

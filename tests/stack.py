@@ -1,0 +1,71 @@
+"""One module with every layer of torchext, and what the whole-stack tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import torchext
+
+PACKAGE = Path(torchext.__file__).parent
+
+
+class Everything(nn.Module):
+    """Every layer that torchext has, taken from `layers` (torchext.nn or torch.nn), among others.
+
+    One more layer there is one more line here.
+    """
+
+    def __init__(self, layers, channels=8, classes=5):
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.pool = layers.MaxPool2d(3, stride=2, padding=1)
+        self.dilated = layers.MaxPool2d(3, stride=1, padding=1, dilation=2, return_indices=True)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.average = layers.AvgPool2d(
+            3, stride=2, padding=1, ceil_mode=True, count_include_pad=False
+        )
+        self.squeeze = layers.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(4 * channels, classes)
+
+    def forward(self, x):
+        x = self.pool(torch.relu(self.stem(x)))
+        y, indices = self.dilated(x)
+        picked = x.flatten(2).gather(2, indices.flatten(2))  # y again, if the indices are right
+        y = self.average(self.mix(y + 2 * picked.view_as(y)))
+        return self.head(self.squeeze(y).flatten(1))
+
+
+def make_twins(**kwargs):
+    """(ours, theirs): the module from torchext.nn and from torch.nn, with the same weights."""
+    torch.manual_seed(0)
+    ours, theirs = Everything(torchext.nn, **kwargs), Everything(torch.nn, **kwargs)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def gradients(module, x, loss=torch.Tensor.sum):
+    """The module's output, and all gradients of its loss: of the parameters, then of x."""
+    x = x.detach().requires_grad_()
+    y = module(x)
+    return y, torch.autograd.grad(loss(y), [*module.parameters(), x])
+
+
+def run_python(*arguments, status=0, path=PACKAGE.parent, **environment):
+    """Runs a fresh interpreter that imports torchext from `path`; what it writes: (stdout, stderr).
+
+    Another exit status than `status` (a crash, say) fails the test, with the child's words.
+    """
+    process = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(path)} | environment,
+        cwd=path,
+        capture_output=True,
+        text=True,
+        timeout=300,  # so that a hang is a failure: the slowest child takes some 10 s
+    )
+    assert process.returncode == status, f"exit status {process.returncode}\n{process.stderr}"
+    return process.stdout, process.stderr

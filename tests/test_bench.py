@@ -1,0 +1,329 @@
+"""The benchmark harness: its gate, its arithmetic, its files. Nothing here depends on a time."""
+
+import json
+import os
+import platform
+
+import pytest
+import torch
+
+from torchext.bench import contenders, gate, race, results, stats, table, team, worker
+from torchext.bench.case import Case, families, load
+from torchext.bench.cli import main
+
+
+def cases():
+    """What a worker asks of a module of cases."""
+    return [CASE, TRAINED]
+
+
+def make_inputs(generator):
+    return (torch.randn(2, 3, 4, 4, generator=generator),)
+
+
+def doubled():
+    return lambda x: x + x
+
+
+CASE = Case("doubled/b2", "doubled", make_inputs, doubled, doubled, bytes=768, flops=96, batch=2)
+TRAINED = Case(
+    "linear/b2/train",
+    "linear_train",
+    lambda generator: (torch.randn(2, 3, generator=generator),),
+    lambda: torch.nn.Linear(3, 4),
+    lambda: torch.nn.Linear(3, 4),
+    bytes=100,
+    layout="contiguous",
+    training=True,
+)
+
+
+class Right(contenders.Torchext):
+    def version(self, device):
+        return "1"
+
+
+class Peer(contenders.Eager):
+    pass
+
+
+class Wrong(contenders.Contender):
+    name = "wrong"
+
+    def build(self, case):
+        (x,) = case.inputs("contiguous")
+        return lambda: x + x * 1.00001
+
+
+class WrongOurs(Wrong):
+    name = "torchext"
+    ours = True
+
+
+class Missing(contenders.Contender):
+    name = "missing"
+
+    def version(self, device):
+        raise contenders.AbsentError("not installed")
+
+
+class Crashing(contenders.Contender):
+    name = "crashing"
+
+    def build(self, case):
+        raise RuntimeError("no kernel\nfor this")
+
+
+class Dying(contenders.Contender):
+    name = "dying"
+
+    def version(self, device):
+        print("last words", flush=True)
+        os._exit(3)
+
+
+class Inside:
+    """A worker without a process."""
+
+    def __init__(self, contender):
+        if contender is None:
+            self.worker = worker.JudgeWorker()
+        else:
+            self.worker = worker.ContenderWorker(__name__, type(contender).__name__)
+
+    def request(self, method, *arguments):
+        self.call = getattr(self.worker, method), arguments
+
+    def answer(self):
+        method, arguments = self.call
+        try:
+            return method(*arguments)
+        except Exception as error:
+            raise team.WorkerError(worker.in_a_line(error)) from None
+
+    def ask(self, *request):
+        self.request(*request)
+        return self.answer()
+
+    def stop(self):
+        pass
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """(contenders, case) -> the Outcome of a race in this process."""
+    threads, seed = torch.get_num_threads(), torch.random.get_rng_state()
+    monkeypatch.setattr(race, "Remote", lambda contender, threads: Inside(contender))
+    monkeypatch.setattr("torchext.bench.worker.Yardsticks", NoYardsticks)
+
+    def run(entrants, case=CASE):
+        with race.Race(1, rounds=3, contenders=entrants, turn_s=0.0005) as running:
+            return running.run(__name__, case)
+
+    yield run
+    torch.set_num_threads(threads)
+    torch.random.set_rng_state(seed)
+    torch.set_grad_enabled(True)
+
+
+class NoYardsticks:
+    """Two limits that need no compiler."""
+
+    def build(self, case, threads):
+        return {"copy": (lambda: None, case.bytes), "peak": (lambda: None, 1)}
+
+
+def test_right_outputs_are_timed(run):
+    outcome = run([Right(), Peer()])
+    assert not outcome.failed
+    for entry in outcome.entries.values():
+        assert entry.status == "ok" and len(entry.rounds) == 3 and min(entry.samples) > 0
+        assert entry.verdict.error <= entry.verdict.allowed
+    assert outcome.entries["torchext"].speedup["against"] == "eager"
+    assert outcome.entries["eager"].speedup is None
+    assert outcome.limits["bytes_per_s"] > 0
+
+
+def test_gradients_pass_the_gate_too(run):
+    outcome = run([Right(), Peer()], TRAINED)
+    assert not outcome.failed and outcome.entries["torchext"].rounds
+
+
+def test_a_wrong_peer_is_failed_and_not_timed(run):
+    outcome = run([Right(), Peer(), Wrong(), Missing(), Crashing()])
+    wrong, missing, crashing = (outcome.entries[n] for n in ("wrong", "missing", "crashing"))
+    assert (wrong.status, wrong.rounds) == ("failed", []) and "allowed" in wrong.reason
+    assert (missing.status, missing.reason) == ("absent", "not installed")
+    assert (crashing.status, crashing.reason) == ("failed", "RuntimeError: no kernel")
+    assert not outcome.failed and outcome.entries["torchext"].speedup["against"] == "eager"
+
+
+def test_a_wrong_torchext_fails_the_case_and_nobody_is_timed(run):
+    outcome = run([WrongOurs(), Peer()])
+    assert "allowed" in outcome.failed
+    assert all(not entry.rounds for entry in outcome.entries.values())
+    assert [entry.status for entry in outcome.entries.values()] == ["failed", "untimed"]
+    document = results.new_document("cpu", 1)
+    results.add(document, outcome)
+    assert not document["benchmarks"]
+    assert "failed: output 0: error" in table.markdown(document)
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda y: y * 1.00001, "error"),
+        (lambda y: y.index_fill(0, torch.tensor(0), torch.nan), "error inf"),
+        (lambda y: y[:1], "shape"),
+        (lambda y: y.double(), "expected torch.float32"),
+    ],
+)
+def test_gate(spoil, words):
+    judged = gate.judge(CASE)
+    y = judged[0][0].float()
+    assert not gate.check(CASE, [y], judged).reason
+    assert words in gate.check(CASE, [spoil(y)], judged).reason
+    assert gate.check(CASE, [], judged).reason
+
+
+def test_worker_process_is_replaced_when_it_dies_and_stopped_when_it_waits():
+    remote = team.Remote(Dying(), threads=1)
+    try:
+        with pytest.raises(team.WorkerError, match="ended with status 3: last words"):
+            remote.ask("version", "cpu")
+        with pytest.raises(team.WorkerError, match="AttributeError"):
+            remote.ask("nonsense")
+        _, status = os.waitpid(remote.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+    finally:
+        remote.stop()
+
+
+def test_ratios():
+    ours = [[1.0, 1.0, 5.0], [2.0, 2.0, 2.0], [10.0]]
+    fast = [[2.0], [4.0], [20.0]]  # twice our time in each round, whatever the machine's phase
+    slow = [[9.0], [9.0], [90.0]]
+    speedup = stats.speedups(ours, {"slow": slow, "fast": fast})
+    assert speedup == {"against": "fast", "min": 2.0, "median": 2.0, "paired": 2.0}
+    assert stats.speedups(ours, {}) is None
+    assert stats.geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
+
+
+def test_paired_ratio_ignores_drift():
+    ours = [[1.0 * phase] for phase in (1, 1, 1, 7, 7)]
+    other = [[1.5 * phase] for phase in (1, 1, 1, 7, 7)]
+    assert stats.paired(ours, other) == pytest.approx(1.5)
+
+
+def test_roofline():
+    limits = {"bytes_per_s": 768.0, "flops_per_s": 9.6}
+    assert stats.roofline_s(CASE, limits) == 10.0  # 1 s of bytes, 10 s of FLOPs
+    assert stats.roofline_s(CASE, None) is None
+
+
+def outcome_with(name, family, seconds, other=1.0):
+    """As if measured: `seconds` for ours."""
+    case = Case(name, family, make_inputs, doubled, doubled, bytes=1000, flops=10)
+    entries = {
+        "torchext": race.Entry(True, "ok", version="1", rounds=[[seconds] * 2] * 2),
+        "eager": race.Entry(False, "ok", version="2", rounds=[[other] * 2] * 2),
+        "openvino": race.Entry(False, "absent", "not installed"),
+    }
+    ours, theirs = entries["torchext"].rounds, entries["eager"].rounds
+    entries["torchext"].speedup = stats.speedups(ours, {"eager": theirs})
+    limits = {"bytes_per_s": 2000.0, "flops_per_s": 1e9}
+    return race.Outcome(case, 2, entries, limits)
+
+
+@pytest.fixture
+def document():
+    document = results.new_document("cpu", 2, "some-machine")
+    results.add(document, outcome_with("b/lost", "b", 2.0))
+    results.add(document, outcome_with("b/won", "b", 0.5))
+    results.add(document, outcome_with("a/won", "a", 0.25))
+    return document
+
+
+def test_file_is_pytest_benchmarks(document, tmp_path):
+    fields = pytest.importorskip("pytest_benchmark.stats").Stats.fields
+    results.save(document, tmp_path / "new" / "file.json")
+    text = (tmp_path / "new" / "file.json").read_text()
+    read = results.read(tmp_path / "new" / "file.json")
+    assert read == json.loads(text) == document
+    assert platform.node() not in json.dumps(read["machine_info"])
+    assert {"machine_info", "commit_info", "benchmarks", "datetime", "version"} <= set(read)
+    assert len(read["benchmarks"]) == 6
+    for benchmark in read["benchmarks"]:
+        assert set(benchmark["stats"]) == {*fields, "iterations"}
+        assert {"revision", "date", "threads", "version"} <= set(benchmark["extra_info"])
+    ours = read["benchmarks"][0]["extra_info"]
+    assert ours["gb_per_s"] == pytest.approx(500e-9) and ours["roofline_percent"] == 25
+    assert [item["contender"] for item in read["not_timed"]] == ["openvino"] * 3
+
+
+def test_summary_agrees_with_pytest_benchmark():
+    theirs = pytest.importorskip("pytest_benchmark.stats").Stats()
+    theirs.data = [3.0, 1.0, 2.0, 100.0, 2.5]
+    ours = stats.summary(theirs.data, 1)
+    for field in ("min", "max", "mean", "stddev", "median", "rounds", "total", "ops"):
+        assert ours[field] == pytest.approx(getattr(theirs, field)), field
+
+
+def test_table_is_sorted_and_sums_up_each_family(document):
+    found = table.rows(document)
+    assert [cells[0] for _, _, cells in found] == ["a/won", "b/lost", "b/won"]
+    a, b = table.families(found)
+    assert a[:3] == ("a", "torchext", 1) and a[3] == pytest.approx(4)
+    assert b[:3] == ("b", "torchext", 2) and b[3:] == (pytest.approx(1), "b/lost", 0.5, 0)
+    assert "openvino absent: not installed" in table.markdown(document)
+
+
+def test_resume_keeps_what_was_undisturbed(document):
+    disturbed = outcome_with("b/noisy", "b", 1.0)
+    disturbed.intruders = 1.5
+    results.add(document, disturbed)
+    new = results.new_document("cpu", 2, "some-machine")
+    results.merge(new, document)
+    assert {b["group"] for b in new["benchmarks"]} == {"a/won", "b/lost", "b/won"}
+    with pytest.raises(ValueError, match="machine_info"):
+        results.merge(results.new_document("cpu", 2, "another"), document)
+
+
+def test_pooling_cases():
+    found = {name: case for name, (_, case) in load(families()).items()}
+    case = found["max_pool2d/vgg16-64x224x224-k2s2/b8/bf16"]
+    assert case.bytes == 8 * 64 * (224 * 224 + 112 * 112) * 2
+    assert case.flops == 8 * 64 * 112 * 112 * 4
+    (x,) = case.inputs("channels_last")
+    assert x.is_contiguous(memory_format=torch.channels_last) and x.dtype is torch.bfloat16
+    assert torch.equal(x, case.inputs("contiguous")[0])
+    outputs = case.reference()(x[:1]).numel() * 8
+    assert case.bytes == (x.numel() + outputs) * 2
+    assert 0 < sum(case.quick for case in found.values()) < 10
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--filter", "no such case"], "no case is named like"),
+        (["--threads", "none"], "expected a positive whole number"),
+        (["--resume"], "--resume needs --json"),
+        (["--report", "missing.json"], "missing.json"),
+        (["--nonsense"], "unrecognized"),
+    ],
+)
+def test_misuse_is_one_line_and_status_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as status:
+        main(arguments)
+    assert status.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and words in lines[0]
+
+
+def test_report_and_chart_from_a_file(document, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    results.save(document, tmp_path / "file.json")
+    arguments = ["--report", str(tmp_path / "file.json"), "--chart", str(tmp_path / "chart.png")]
+    assert main(arguments) == 0
+    assert "b/lost" in capsys.readouterr().out
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

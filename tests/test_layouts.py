@@ -1,0 +1,87 @@
+"""The same bits for every layout of the same values, any number of threads, and every time."""
+
+import pytest
+import torch
+from cases import LAYOUTS, SPECS, integers, normal
+from harness import (
+    BACKENDS,
+    TRITON,
+    best_isa,
+    call_of,
+    each_case,
+    few_dtypes,
+    fake_outputs,
+    map_tensors,
+    same_bits,
+)
+
+# Shapes with no size 1, so that every layout is another one; in 3 dimensions too.
+LAID_OUT = {
+    "primes",
+    "seven",
+    "tall-kernel",
+    "over-256-taps",
+    "padded-small",
+    "unbatched",
+    "columns-65",
+    "even-columns-33",
+    "channels-17",
+    "dilated",
+    "window-in-padding",
+    "counted-False-None-contiguous",
+    "resnet-global",
+    "upsampled",
+}
+
+
+def is_laid_out(op, case):
+    return case.name in LAID_OUT
+
+
+def laid_out(args, layout):
+    """The arguments in a layout, and dense ones of the same values."""
+    args = map_tensors(LAYOUTS[layout], args)
+    return args, map_tensors(torch.Tensor.contiguous, args)
+
+
+def kind(x):
+    return x.shape, x.stride(), x.dtype
+
+
+@each_case(is_laid_out)
+def test_layouts_agree(op, case, backend):
+    values = integers if SPECS[op].reordered else normal
+    for layout in LAYOUTS:
+        for dtype in few_dtypes(op, backend):
+            args, dense = laid_out(call_of(op, case, dtype, values).args, layout)
+            got = backend(op, *args)
+            assert same_bits(got, backend(op, *dense)), (layout, dtype)
+            promised = fake_outputs(op, args, backend.namespace)
+            assert [*map(kind, got)] == [*map(kind, promised)], (layout, dtype)
+
+
+@pytest.fixture
+def threads():
+    """Restores the number of threads, which the test changes."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@each_case(lambda op, case: case.layout in ("contiguous", "channels_last"), [best_isa()])
+def test_threads_agree(op, case, backend, threads):
+    args = call_of(op, case, torch.float32).args
+    alone = backend(op, *args)
+    for n in (2, 3):
+        torch.set_num_threads(n)
+        assert same_bits(backend(op, *args), alone), n
+
+
+@each_case(is_laid_out, [one for one in BACKENDS if one is not TRITON])
+def test_repeats_agree(op, case, backend, threads):
+    """Twenty times: a race shows only now and then."""
+    torch.set_num_threads(2)
+    args = call_of(op, case, torch.float32).args
+    first = backend(op, *args)
+    for _ in range(20):
+        assert same_bits(backend(op, *args), first)

@@ -1,0 +1,307 @@
+"""PyTorch's features on a whole model: compile, export, ONNX, AOTInductor, DTensor, DDP, pickle."""
+
+import contextlib
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from stack import Everything, gradients, make_twins, run_python
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+import torchext
+
+SHAPES = [(2, 3, 20, 24), (3, 3, 28, 36), (4, 3, 33, 17)]
+LAYERS = [
+    ("MaxPool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2}),
+    ("MaxPool2d", {"kernel_size": (2, 3), "return_indices": True, "ceil_mode": True}),
+    ("AvgPool2d", {"kernel_size": 3, "stride": (2, 1), "count_include_pad": False}),
+    ("AdaptiveAvgPool2d", {"output_size": (None, 3)}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    """A seed of its own, and no compiled code from the tests before."""
+    torch.manual_seed(0)
+    yield
+    torch.compiler.reset()
+
+
+def make_input(shape=SHAPES[0], memory_format=torch.contiguous_format):
+    return torch.randn(shape).to(memory_format=memory_format)
+
+
+def torchext_nodes(graph):
+    return [
+        str(node.target).removesuffix(".default")
+        for node in graph.nodes
+        if str(node.target).startswith("torchext.")
+    ]
+
+
+# The modules themselves.
+
+
+@pytest.mark.parametrize(("name", "arguments"), LAYERS)
+def test_layer_is_torchs(name, arguments):
+    ours, theirs = getattr(torchext.nn, name), getattr(nn, name)
+    assert issubclass(ours, theirs)
+    assert inspect.signature(ours) == inspect.signature(theirs)
+    assert repr(ours(**arguments)) == repr(theirs(**arguments))
+    assert ours(**arguments).extra_repr() == theirs(**arguments).extra_repr()
+
+
+def test_every_layer_is_in_the_stack():
+    used = {type(layer) for layer in Everything(torchext.nn).modules()}
+    layers = [getattr(torchext.nn, name) for name in torchext.nn.__all__]
+    assert {c for c in layers if isinstance(c, type)} <= used
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_eager(shape, memory_format):
+    ours, theirs = (m.to(memory_format=memory_format) for m in make_twins())
+    x = make_input(shape, memory_format)
+    assert_close(gradients(ours, x), gradients(theirs, x))
+    with torch.inference_mode():
+        assert_close(ours(x), theirs(x))
+
+
+def test_copies():
+    ours, theirs = make_twins()
+    x = make_input()
+    y = ours(x)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert torch.equal(copy.deepcopy(ours)(x), y)
+    assert torch.equal(pickle.loads(pickle.dumps(ours))(x), y)
+    file = io.BytesIO()
+    torch.save(ours.state_dict(), file)
+    file.seek(0)
+    other = Everything(torchext.nn)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), y)
+    file = io.BytesIO()
+    torch.save(ours, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), y)
+
+
+def test_hooks():
+    ours, _ = make_twins()
+    fired = []
+    pools = {
+        name: m for name, m in ours.named_modules() if type(m).__module__ == "torchext.nn.pooling"
+    }
+    for name, layer in pools.items():
+        layer.register_forward_pre_hook(lambda *_, name=name: fired.append(("before", name)))
+        layer.register_forward_hook(lambda *_, name=name: fired.append(("after", name)))
+        layer.register_full_backward_hook(lambda *_, name=name: fired.append(("backward", name)))
+    ours(make_input().requires_grad_()).sum().backward()
+    expected = [(when, name) for name in pools for when in ("before", "after")]
+    assert fired == expected + [("backward", name) for name in reversed(pools)]
+
+
+def test_fx():
+    ours, _ = make_twins()
+    traced = torch.fx.symbolic_trace(ours)
+    calls = [
+        node.target
+        for node in traced.graph.nodes
+        if node.op == "call_function" and node.target.__module__.startswith("torchext")
+    ]
+    F = torchext.nn.functional
+    assert calls == [F.max_pool2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d]
+    x = make_input(SHAPES[1])
+    assert_close(gradients(traced, x), gradients(ours, x))
+
+
+def test_flops():
+    totals = []
+    for module in make_twins():
+        with FlopCounterMode(display=False) as counter:
+            module(make_input()).sum().backward()
+        totals.append(counter.get_total_flops())
+    assert totals[0] == totals[1] > 0
+
+
+# Graphs.
+
+
+def test_compile_trains():
+    """One graph, forward and backward, serves every batch and image size."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    ours, theirs = make_twins()
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend=counter)
+    for shape in SHAPES:
+        x = make_input(shape)
+        y, grads = gradients(compiled, x)
+        assert_close((y, grads), gradients(theirs, x))
+    assert counter.frame_count == 1
+    (graph,) = counter.graphs
+    assert torchext_nodes(graph.graph)
+
+
+def test_compile_infers_channels_last():
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    ours, theirs = (m.to(memory_format=torch.channels_last).eval() for m in make_twins())
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend=counter)
+    with torch.no_grad():
+        for shape in SHAPES:
+            x = make_input(shape, torch.channels_last)
+            assert_close(compiled(x), theirs(x))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
+def test_export(strict, grad, tmp_path):
+    ours, theirs = make_twins()
+    batch = torch.export.Dim("batch")
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(
+            ours, (make_input(),), dynamic_shapes=({0: batch},), strict=strict
+        )
+        kind = "" if grad else "_inference"
+        nodes = [
+            f"torchext.max_pool2d{kind}",
+            "torchext.max_pool2d",  # return_indices
+            "torchext.max_pool2d_indices",
+            f"torchext.avg_pool2d{kind}",
+            f"torchext.adaptive_avg_pool2d{kind}",
+        ]
+        torch.export.save(program, tmp_path / "stack.pt2")
+        x = make_input((5, *SHAPES[0][1:]))
+        for p in (
+            program,
+            program.run_decompositions(),
+            torch.export.load(tmp_path / "stack.pt2"),
+        ):
+            assert torchext_nodes(p.graph) == nodes
+            assert_close(p.module()(x), theirs(x))
+
+
+def test_onnx(tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    ours, theirs = (m.eval() for m in make_twins())
+    batch = torch.export.Dim("batch")
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter's progress
+        program = torch.onnx.export(
+            ours, (make_input(),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
+        )
+    program.save(tmp_path / "stack.onnx")
+    assert {node.domain for node in program.model.graph} == {""}  # ONNX's own operators only
+    session = onnxruntime.InferenceSession(tmp_path / "stack.onnx")
+    x = make_input((5, *SHAPES[0][1:]))
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(y), theirs(x).detach())
+
+
+def test_aot_inductor(tmp_path):
+    """A compiled package runs where torchext was imported, without the Python model."""
+    from torch._inductor import aoti_compile_and_package
+
+    ours, theirs = (m.eval() for m in make_twins())
+    x = make_input((5, *SHAPES[0][1:]))
+    batch = torch.export.Dim("batch", max=64)
+    with torch.no_grad():
+        program = torch.export.export(ours, (make_input(),), dynamic_shapes=({0: batch},))
+        package = aoti_compile_and_package(program, package_path=str(tmp_path / "stack.pt2"))
+        torch.save((x, theirs(x)), tmp_path / "expected.pt")
+    run_python(
+        "-c",
+        "import sys, torch, torchext\n"
+        "model = torch._inductor.aoti_load_package(sys.argv[1])\n"
+        "x, y = torch.load(sys.argv[2])\n"
+        "torch.testing.assert_close(model(x), y)\n",
+        package,
+        tmp_path / "expected.pt",
+    )
+
+
+# Two processes.
+
+
+def spawn_two(worker, tmp_path, *arguments):
+    """Runs worker(rank, ...) in two processes that form a gloo group."""
+    store = f"file://{tmp_path}/store"
+    torch.multiprocessing.spawn(join_group, (worker, store, *arguments), nprocs=2)
+
+
+def join_group(rank, worker, store, *arguments):
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # two processes share the test machine
+    torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
+    worker(rank, *arguments)
+    torch.distributed.destroy_process_group()
+
+
+def test_sharding_is_registered_late():
+    code = "import sys, torchext; print('torch.distributed.tensor' in sys.modules)"
+    assert run_python("-c", code)[0] == "False\n"
+
+
+def test_dtensor(tmp_path):
+    spawn_two(check_dtensor, tmp_path)
+
+
+def check_dtensor(rank):
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2,))
+    x = torch.randn(4, 6, 9, 11)
+    F = torchext.nn.functional
+    pools = [
+        lambda x: F.max_pool2d(x, 3, 2, 1),
+        lambda x: torch.mul(*F.max_pool2d(x, 3, 2, 1, return_indices=True)),
+        lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+        lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
+    ]
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        for dim in (0, 1):  # batch, channels
+            for pool in pools:
+                whole = x.to(memory_format=memory_format, copy=True).requires_grad_()
+                shards = distribute_tensor(whole.detach(), mesh, [Shard(dim)]).requires_grad_()
+                y, parts = pool(whole), pool(shards)
+                assert parts.placements == (Shard(dim),)  # nothing was gathered on the way
+                assert_close(parts.full_tensor(), y)
+                with torch.no_grad():  # the ops' inference forms
+                    assert_close(pool(shards).full_tensor(), y)
+                y.square().sum().backward()
+                parts.square().sum().backward()
+                assert shards.grad.placements == (Shard(dim),)
+                assert_close(shards.grad.full_tensor(), whole.grad)
+
+
+@pytest.mark.parametrize("wrap", ["DDP", "FSDP2"])
+def test_data_parallel(wrap, tmp_path):
+    spawn_two(check_data_parallel, tmp_path, wrap)
+
+
+def check_data_parallel(rank, wrap):
+    """One step on halves of a batch moves the weights as a step on the whole of it does."""
+    from torch.distributed.fsdp import fully_shard
+
+    ours, theirs = make_twins()
+    if wrap == "DDP":
+        parallel = nn.parallel.DistributedDataParallel(ours)
+    else:
+        parallel = fully_shard(ours, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    x = torch.randn(4, 3, 20, 24)
+    for module, batch in ((parallel, x.chunk(2)[rank]), (theirs, x)):
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        module(batch).square().mean().backward()
+        optimizer.step()
+    state = {
+        name: p.full_tensor() if wrap == "FSDP2" else p for name, p in ours.state_dict().items()
+    }
+    assert_close(state, theirs.state_dict())

@@ -1,0 +1,155 @@
+"""Gates on the machine code that Triton makes of each of its kernels; no GPU needed.
+
+Every op's host function runs on tensors without data, and its launches are compiled instead: the
+gates see the specialisations that a GPU would run. Compiling needs a process of its own, since
+this one may have Triton in interpreter mode: this file run as a script.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import gpu_gates
+import pytest
+from gpu_gates import WIDE_LOAD, WIDE_STORE
+
+ARCHS = (80, 90)
+MOST_REGISTERS = 64  # of 65,536: an SM holds 8 programs of 128 threads ...
+MOST_STACK = 8  # bytes; never touched, but reserved where an exact division may call its slow path
+MOST_SHARED = 8 * 1024  # ... and most of its 192 KB or more stay an L1 cache
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
+    pytest.mark.skipif(not gpu_gates.find_tool("cuobjdump"), reason="no cuobjdump"),
+]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """An op called for an input of `shape`; `arguments` follow it in the op's schema.
+
+    wide  the accesses that are 128 bits wide in channels_last
+    """
+
+    op: str
+    shape: tuple
+    arguments: tuple
+    wide: tuple = (WIDE_LOAD, WIDE_STORE)
+
+
+_STEM = (8, 64, 112, 112)
+_MAX = ([3, 3], [2, 2], [1, 1], [1, 1], False)
+_LARGE = ([13, 13], [1, 1], [6, 6], [1, 1], False)  # loops instead of unrolled taps
+_AVERAGE = ([3, 3], [2, 2], [1, 1], False, True, None)
+LAUNCHES = (
+    Launch("max_pool2d", _STEM, _MAX),
+    Launch("max_pool2d", _STEM, _LARGE),
+    Launch("max_pool2d_inference", _STEM, _MAX),
+    Launch("max_pool2d_backward", _STEM, _MAX),
+    Launch("max_pool2d_indices", _STEM, _MAX, wide=(WIDE_STORE,)),  # its inputs are bytes
+    Launch("avg_pool2d", _STEM, _AVERAGE),
+    Launch("avg_pool2d_backward", _STEM, _AVERAGE),
+    Launch("adaptive_avg_pool2d", (8, 512, 7, 7), ([7, 7],)),
+    Launch("adaptive_avg_pool2d", (8, 2048, 7, 7), ([1, 1],), wide=(WIDE_LOAD,)),  # few outputs
+    Launch("adaptive_avg_pool2d_backward", (8, 512, 7, 7), ([7, 7],)),
+    Launch("adaptive_avg_pool2d_backward", (8, 2048, 7, 7), ([1, 1],)),
+)
+TENSORS = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
+
+
+def judge_launches(arch, directory):
+    """Compiles every launch and writes what breaks a gate, and the kernels seen, as JSON."""
+    import torch
+    import triton
+    from cases import LAYOUTS, SPECS
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.jit import JITFunction
+
+    from torchext.triton_kernels import KERNELS
+
+    class Driver:
+        """As if a GPU were there."""
+
+        def get_current_target(self):
+            return GPUTarget("cuda", arch, 32)
+
+        def get_current_device(self):
+            return 0
+
+        def get_current_stream(self, device):
+            return 0
+
+    compiled, run = [], JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **options):
+        compiled.append(run(self, *args, grid=grid, warmup=True, **options))
+
+    triton.runtime.driver.set_active(Driver())
+    JITFunction.run = compile_only
+    complaints, seen = [], []
+    for launch in LAUNCHES:
+        for dtype, layout in TENSORS:
+
+            def make(shape, dtype=dtype, layout=layout):
+                x = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+                return LAYOUTS[layout](x)
+
+            x = make(launch.shape)
+            KERNELS[launch.op](*SPECS[launch.op].arguments(make, x, *launch.arguments))
+            wide = launch.wide if layout == "channels_last" else ()
+            for kernel in compiled:
+                cubin = directory / f"{len(seen)}.sm_{arch}.cubin"
+                cubin.write_bytes(kernel.asm["cubin"])
+                what = f"sm_{arch} {launch.op}{[*launch.shape, *launch.arguments]} {dtype} {layout}"
+                complaints += judge(what, kernel.name, cubin, kernel.metadata.shared, wide)
+                seen.append(kernel.name)
+            compiled.clear()
+    (directory / f"{arch}.json").write_text(json.dumps([complaints, seen]))
+
+
+def judge(what, kernel, cubin, shared, wide):
+    """What breaks a gate, in words; `shared` is dynamic shared memory, which a cubin lacks."""
+    used, accesses = gpu_gates.resources(cubin)[kernel], gpu_gates.wide_accesses(cubin)[kernel]
+    print(f"{what}: {kernel}: {used}, {shared} bytes dynamic, {sorted(accesses)}")
+    if used.registers > MOST_REGISTERS or used.stack > MOST_STACK or used.spills:
+        yield f"{what}: {kernel}: {used}"
+    if used.shared + shared > MOST_SHARED:
+        yield f"{what}: {kernel}: {used.shared + shared} bytes of shared memory"
+    if not accesses.issuperset(wide):
+        yield f"{what}: {kernel}: of {wide} only {sorted(accesses)}"
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """(complaints, names of the kernels) of each architecture."""
+    folder = tmp_path_factory.mktemp("cubins")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-W", "ignore", __file__]
+    processes = [
+        subprocess.Popen([*command, str(arch), str(folder)], env=environment) for arch in ARCHS
+    ]
+    codes = [process.wait() for process in processes]
+    assert not any(codes)
+    return [json.loads((folder / f"{arch}.json").read_text()) for arch in ARCHS]
+
+
+def test_machine_code(judged):
+    complaints = [complaint for found, _ in judged for complaint in found]
+    assert not complaints, "\n".join(complaints)
+
+
+def test_every_kernel_is_judged(judged):
+    files = Path(__file__).parent.parent.glob("triton_kernels/*.py")
+    text = "".join(file.read_text() for file in files)
+    for _, kernels in judged:
+        assert set(kernels) == set(re.findall(r"def (\w+_kernel)\(", text))
+
+
+if __name__ == "__main__":
+    judge_launches(int(sys.argv[1]), Path(sys.argv[2]))
