@@ -34,7 +34,7 @@ def test_the_library_allocates_nan(elements):
 @pytest.mark.parametrize("op", SPECS)
 def test_every_output_was_nan(op):
     """The memory of each op's (last) output is what the wrapper filled last, before the kernel."""
-    case = next(case for case in SPECS[op].cases if case.name == "primes")
+    case = SPECS[op].cases[0]
     *_, y = best_isa()(op, *call_of(op, case, torch.float32).args)
     assert poison.last == (y.data_ptr(), y.numel() * y.itemsize)
 

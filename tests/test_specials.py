@@ -6,14 +6,19 @@ import torch.nn.functional as F
 from cases import LAYOUTS, SPECS, specials
 from harness import (
     BACKENDS,
+    TRITON,
     bits,
     call_of,
     check_accurate,
     dtypes_of,
     each_case,
+    few_dtypes,
     params,
     same_bits,
 )
+
+# Triton's interpreter computes with numpy, which remarks on NaN.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
 NAN, INF = float("nan"), float("inf")
 WINDOW = ([1, 4], [1, 4], [0, 0], [1, 1], False)
@@ -24,7 +29,7 @@ both_layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"]
 
 @each_case(lambda op, case: case.shape[0] and max(case.shape) < 60)
 def test_specials(op, case, backend):
-    for dtype in dtypes_of(op):
+    for dtype in few_dtypes(op, backend) if backend is TRITON else dtypes_of(op):
         call = call_of(op, case, dtype, specials)
         got = backend(op, *call.args)
         if op.startswith("max_pool2d") and not op.endswith("backward"):
@@ -51,9 +56,9 @@ def test_specials(op, case, backend):
 )
 def test_max_picks(window, winner, layout, backend):
     """Enough windows side by side to fill vectors in either layout, and a few more."""
-    x = torch.tensor(window).repeat(2, 37, 3, 37)
+    x = torch.tensor(window).repeat(1, 19, 2, 19)
     x = LAYOUTS[layout](x)
-    expected = torch.tensor(window)[winner].expand(2, 37, 3, 37)
+    expected = torch.tensor(window)[winner].expand(1, 19, 2, 19)
     y, offsets = backend("max_pool2d", x, *WINDOW)
     assert same_bits([y], [expected])
     assert (offsets == winner).all()
@@ -61,7 +66,7 @@ def test_max_picks(window, winner, layout, backend):
     if backend.device == "cpu":
         by_torch, indices = F.max_pool2d(x, (1, 4), return_indices=True)
         assert same_bits([y], [by_torch])
-        got = backend("max_pool2d_indices", offsets, [3, 148], *WINDOW)
+        got = backend("max_pool2d_indices", offsets, [2, 76], *WINDOW)
         assert same_bits(got, [indices])
 
 
