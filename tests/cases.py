@@ -24,11 +24,6 @@ class Case:
     arguments: tuple
     layout: str = "contiguous"
 
-    @property
-    def interpreted(self):
-        """Whether Triton's interpreter runs it too, which takes 100,000 times as long as a kernel."""
-        return self.name in INTERPRETED
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -154,6 +149,7 @@ def with_layout(case, layout):
     return replace(case, name=f"{case.name}-{layout}", layout=layout)
 
 
+# What Triton's interpreter runs too: it takes 100,000 times as long as a kernel.
 INTERPRETED = {
     "one-pixel",
     "kernel-is-input",

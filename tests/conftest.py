@@ -23,6 +23,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if _load.why_not_loaded["cpu"]:
         raise pytest.UsageError(f"the op tests need the library: {_load.why_not_loaded['cpu']}")
+    if config.getoption("--long"):
+        os.environ["TORCHEXT_TEST_LONG"] = "1"
     torch.set_num_threads(1)  # two make small tensors slower; test_layouts.py tests more
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # what Python code allocates ...

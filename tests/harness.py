@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import triton_interpreter
-from cases import SPECS, make_arguments, normal
+from cases import INTERPRETED, SPECS, make_arguments, normal
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchext import _host, _load
@@ -83,10 +83,10 @@ def params(backends):
     ]
 
 
-def each_case(wanted=lambda op, case: True, backends=BACKENDS):
-    """Parametrizes (op, case, backend) over all of tests/cases.py.
+def each_case(wanted=lambda op, case: True, backends=BACKENDS, interpreted=INTERPRETED):
+    """Parametrizes (op, case, backend) over all of tests/cases.py, Triton's interpreter over few.
 
-    Backends change fastest: they share a call's reference. Triton's interpreter gets few cases.
+    Backends change fastest: they share a call's reference.
     """
     found = [
         pytest.param(op, case, *one.values, marks=one.marks, id=f"{op}-{case.name}-{one.id}")
@@ -94,7 +94,7 @@ def each_case(wanted=lambda op, case: True, backends=BACKENDS):
         for case in SPECS[op].cases
         if wanted(op, case)
         for one in params(backends)
-        if case.interpreted or one.values[0] is not TRITON
+        if case.name in interpreted or one.values[0] is not TRITON
     ]
     return pytest.mark.parametrize(("op", "case", "backend"), found, indirect=["backend"])
 
@@ -120,6 +120,12 @@ def few_dtypes(op, backend):
     """Enough where the dtype is not what is tested: one wide and one narrow."""
     few = (torch.float32,) if backend is TRITON else (torch.float32, torch.bfloat16)
     return [dtype for dtype in dtypes_of(op) if dtype in few]
+
+
+def all_dtypes(op, case, backend):
+    """Every dtype of the op; in the interpreter only where the case is tiny."""
+    tiny = math.prod(case.shape) <= 100
+    return few_dtypes(op, backend) if backend is TRITON and not tiny else dtypes_of(op)
 
 
 def decompose(op, args, dtype=None):

@@ -71,7 +71,9 @@ def test_every_input_gets_a_gradient(op, case):
     assert wanted
     ys = [y for y in outputs(kernel(op)(*args)) if y.is_floating_point()]
     assert all(y.requires_grad for y in ys)
-    for x, gradient in zip(wanted, torch.autograd.grad(sum(map(torch.sum, ys)), wanted), strict=True):
+    for x, gradient in zip(
+        wanted, torch.autograd.grad(sum(map(torch.sum, ys)), wanted), strict=True
+    ):
         assert gradient.shape == x.shape
         assert gradient.dtype == x.dtype
 

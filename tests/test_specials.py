@@ -6,13 +6,11 @@ import torch.nn.functional as F
 from cases import LAYOUTS, SPECS, specials
 from harness import (
     BACKENDS,
-    TRITON,
+    all_dtypes,
     bits,
     call_of,
     check_accurate,
-    dtypes_of,
     each_case,
-    few_dtypes,
     params,
     same_bits,
 )
@@ -29,7 +27,7 @@ both_layouts = pytest.mark.parametrize("layout", ["contiguous", "channels_last"]
 
 @each_case(lambda op, case: case.shape[0] and max(case.shape) < 60)
 def test_specials(op, case, backend):
-    for dtype in few_dtypes(op, backend) if backend is TRITON else dtypes_of(op):
+    for dtype in all_dtypes(op, case, backend):
         call = call_of(op, case, dtype, specials)
         got = backend(op, *call.args)
         if op.startswith("max_pool2d") and not op.endswith("backward"):

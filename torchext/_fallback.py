@@ -28,4 +28,4 @@ def notice(op, why):
     frame, depth = sys._getframe(1), 2
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(text, FallbackWarning, stacklevel=depth - 1)
+    warnings.warn(text, FallbackWarning, stacklevel=depth)

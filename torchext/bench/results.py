@@ -130,5 +130,7 @@ def read(path):
     document = json.loads(Path(path).read_text())
     if not isinstance(document, dict) or "benchmarks" not in document:
         raise ValueError("not a pytest-benchmark file")
+    if any("speedup" not in b["extra_info"] for b in document["benchmarks"]):
+        raise ValueError("not measured by this harness")
     document.setdefault("not_timed", [])
     return document

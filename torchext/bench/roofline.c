@@ -16,7 +16,7 @@
 typedef float Vec __attribute__((vector_size(BYTES)));
 enum {
   kLanes = BYTES / 4,
-  kSums = 12, /* independent sums: more than 2 units x 4-5 cycles of latency, fewer than 16 registers */
+  kSums = 12, /* independent: more than 2 units x 4-5 cycles of latency, below 16 registers */
 };
 
 #if defined(__AVX512BF16__)
