@@ -44,7 +44,8 @@ class Spec:
 
 # Layouts: functions that lay a dense tensor's values out otherwise. Memory that is not part of the
 # tensor is NaN (255 in bytes), so that a kernel that reads it is found out. The expanded and the
-# overlapping ones repeat values, as they must.
+# overlapping ones repeat values, as they must. Channels are dimension -3; a tensor of fewer
+# dimensions than a layout speaks of stays as it is.
 
 
 def _ones(*shape, like):
@@ -79,29 +80,36 @@ def _every_other_channel(x):
 
 
 def _overlapping(x):
-    strides = (4, 3, 2, 1)[-x.dim() :]
+    strides = tuple(range(x.dim(), 0, -1))
     while sum((n - 1) * step for n, step in zip(x.shape, strides, strict=True)) >= x.numel():
         strides = tuple(max(step - 1, 0) for step in strides)
     return x.reshape(-1).as_strided(x.shape, strides)
 
 
-LAYOUTS = {
-    "contiguous": torch.Tensor.contiguous,
-    "channels_last": _channels_last,
-    "misaligned": _misaligned,
-    "channels_last_misaligned": lambda x: _misaligned(x.movedim(-3, -1)).movedim(-1, -3),
-    "sliced": _sliced,
-    "channels_last_sliced": lambda x: _sliced(x.movedim(-3, -1)).movedim(-1, -3),
-    "every_other": _every_other,
-    "every_other_channel": _every_other_channel,
-    "transposed": lambda x: x.mT.contiguous().mT,
-    "batch_inside": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
-    "expanded_batch": lambda x: x[:1].expand_as(x),
-    "expanded_channels": lambda x: x[..., :1, :, :].expand_as(x),
-    "expanded_columns": lambda x: x[..., :1].expand_as(x),
-    "expanded": lambda x: x.reshape(-1)[0].expand_as(x),
-    "overlapping": _overlapping,
+_LAYOUTS = {  # name: (the least dimensions, function)
+    "contiguous": (0, torch.Tensor.contiguous),
+    "channels_last": (3, _channels_last),
+    "misaligned": (0, _misaligned),
+    "channels_last_misaligned": (3, lambda x: _misaligned(x.movedim(-3, -1)).movedim(-1, -3)),
+    "sliced": (1, _sliced),
+    "channels_last_sliced": (3, lambda x: _sliced(x.movedim(-3, -1)).movedim(-1, -3)),
+    "every_other": (2, _every_other),
+    "every_other_channel": (3, _every_other_channel),
+    "transposed": (2, lambda x: x.mT.contiguous().mT),
+    "batch_inside": (1, lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0)),
+    "expanded_batch": (1, lambda x: x[:1].expand_as(x)),
+    "expanded_channels": (3, lambda x: x[..., :1, :, :].expand_as(x)),
+    "expanded_columns": (1, lambda x: x[..., :1].expand_as(x)),
+    "expanded": (1, lambda x: x.reshape(-1)[0].expand_as(x)),
+    "overlapping": (1, _overlapping),
 }
+
+
+def _at_least(dimensions, function):
+    return lambda x: function(x) if x.dim() >= dimensions and x.numel() else x.contiguous()
+
+
+LAYOUTS = {name: _at_least(*layout) for name, layout in _LAYOUTS.items()}
 
 
 # Values: (shape, dtype, generator) -> a dense tensor.
@@ -143,6 +151,11 @@ def make_arguments(op, case, dtype, values=normal):
         return layout(values(shape, dtype, generator))
 
     return SPECS[op].arguments(make, make(case.shape), *case.arguments)
+
+
+def named(op, names):
+    """An op's cases of these names: a few that stand for all. All, if it has none of them."""
+    return [case for case in SPECS[op].cases if case.name in names] or [*SPECS[op].cases]
 
 
 def with_layout(case, layout):
@@ -222,6 +235,7 @@ ODD = [
     *_both("ceil-cut", (2, 3, 6, 8), 3, 2, ceil=True),
     *_both("ceil-cut-padded", (1, 5, 10, 9), 4, 3, padding=2, ceil=True),
     *_both("ceil-starts-in-padding", (1, 3, 5, 6), 2, 3, padding=1, ceil=True),
+    *_both("ceil-over-input", (2, 3, 1, 2), 3, ceil=True),
     *_both("padded-small", (2, 3, 2, 2), 3, 1, padding=1),
     *_both("256-taps", (1, 3, 18, 21), 16, 2),
     *_both("over-256-taps", (1, 3, 20, 23), 17, 3, padding=8),

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.autograd.forward_ad as fwd
 import torch.nn.functional as F
-from cases import LAYOUTS, SPECS, make_arguments
-from harness import best_isa, check_accurate, call_of, map_tensors, outputs
+from cases import LAYOUTS, SPECS, make_arguments, named
+from harness import best_isa, call_of, check_accurate, map_tensors, outputs
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import torchext
@@ -32,8 +32,7 @@ def each_op(ops, names):
     found = [
         pytest.param(op, case, id=f"{op}-{case.name}")
         for op in ops
-        for case in SPECS[op].cases
-        if case.name in names
+        for case in named(op, names)
     ]
     return pytest.mark.parametrize(("op", "case"), found)
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from fuzzing import HUGE, examples, pairs, pools
 from hypothesis import assume, given
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from torchext import _host
 
@@ -47,7 +49,8 @@ def told(function, *args):
 
 
 def check_agreement(ours, formula, theirs, stricter):
-    assert ours == formula
+    # Not every overflow is the formula's business: it works with symbols of any size.
+    assert ours == formula or (ours is None and stricter)
     if theirs is None or ours is None:
         assert ours is None, "laxer than torch"
         assert theirs is None or stricter, "stricter than torch for no reason"
@@ -62,7 +65,7 @@ def is_huge(*numbers):
     return max(numbers) > 2**30
 
 
-@examples(1500)
+@examples(500)
 @given(st.data(), pools(odd=4))
 def test_max_pool2d(data, pool):
     shape, *arguments = pool
@@ -75,7 +78,7 @@ def test_max_pool2d(data, pool):
     assert trained == formula or is_huge(*arguments[0])  # more taps than its offsets can tell apart
 
 
-@examples(1000)
+@examples(300)
 @given(st.data(), pools(odd=4), st.booleans(), st.sampled_from([None, None, 1, 3, 0, -2]))
 def test_avg_pool2d(data, pool, count_include_pad, divisor):
     shape, kernel_size, stride, padding, _, ceil_mode = pool
@@ -91,7 +94,7 @@ def test_avg_pool2d(data, pool, count_include_pad, divisor):
     check_agreement(ours, formula, theirs, is_huge(*kernel_size, *stride, *padding))
 
 
-@examples(500)
+@examples(200)
 @given(st.data(), pools(odd=4), pairs(st.integers(0, 9) | st.sampled_from([-1, *HUGE])))
 def test_adaptive_avg_pool2d(data, pool, output_size):
     shape = pool[0]
@@ -99,10 +102,11 @@ def test_adaptive_avg_pool2d(data, pool, output_size):
     ours = told(_host.adaptive_pool2d_shape, "adaptive_avg_pool2d", shape, strides, output_size)
     formula = told(torch.ops.torchext.adaptive_avg_pool2d, meta(shape, strides), output_size)
     theirs = told(aten._adaptive_avg_pool2d, meta(shape, strides), output_size)
-    check_agreement(ours, formula, theirs, is_huge(*output_size))
+    # torch's kernel refuses an input without elements in a plane, its meta function forgets to.
+    check_agreement(ours, formula, theirs, is_huge(*output_size) or 0 in shape[-3:])
 
 
-@examples(300)
+@examples(100)
 @given(st.data(), pools())
 def test_gradients_have_their_inputs_shape(data, pool):
     """A gradient's promised shape and strides follow from the input, whatever its layout."""
@@ -117,24 +121,20 @@ def test_gradients_have_their_inputs_shape(data, pool):
     assert grad_x.is_contiguous(memory_format=expected)
 
 
-@examples(200)
-@given(pools(), st.sampled_from([1, 2, 3, 5]))
-def test_symbolic_sizes(pool, multiple):
-    """The same formula over symbols that torch.export leaves open."""
+@examples(30)
+@given(pools())
+def test_symbolic_sizes(pool):
+    """The same formula over the symbols that torch.compile and torch.export leave open."""
     shape, *arguments = pool
-    assume(len(shape) == 4 and shape[0] > 1)
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    shape = (*shape[:2], *(n + multiple for n in shape[2:]))
+    assume(min(shape) > 1)  # 0 and 1 never become symbols
+    symbols = StatelessSymbolicContext([DimDynamic.DYNAMIC] * len(shape))
+    x = torch.empty(shape)
     with FakeTensorMode(shape_env=ShapeEnv()) as mode:
-        x = mode.from_tensor(torch.empty(shape, device="meta"))
+        x = mode.from_tensor(x, symbolic_context=symbols)
         y = torch.ops.torchext.max_pool2d_inference(x, *arguments)
-    (expected, _) = _host.pool2d_shape(
-        "max_pool2d", shape, meta(shape, x.stride()).stride(), *arguments
-    )
-    assert [int(n) for n in y.shape] == expected
-    assert any(isinstance(n, torch.SymInt) for n in x.shape)
+    assert all(isinstance(n, torch.SymInt) for n in x.shape)
+    expected = _host.pool2d_shape("max_pool2d", shape, torch.empty(shape).stride(), *arguments)
+    assert ([*map(int, y.shape)], [*map(int, y.stride())]) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from cases import LAYOUTS, SPECS, integers, normal
+from cases import LAYOUTS, SPECS, integers, named, normal
 from harness import (
     BACKENDS,
     TRITON,
     best_isa,
     call_of,
     each_case,
-    few_dtypes,
     fake_outputs,
+    few_dtypes,
     map_tensors,
     same_bits,
 )
@@ -35,7 +35,7 @@ LAID_OUT = {
 
 
 def is_laid_out(op, case):
-    return case.name in LAID_OUT
+    return case in named(op, LAID_OUT)
 
 
 def laid_out(args, layout):

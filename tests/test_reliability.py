@@ -28,17 +28,24 @@ SHAPE = (2, 64, 57, 61)
 
 
 def pools(x):
-    """The outputs and gradients of every pooling op, by nothing but torchext's kernels."""
-    results = []
-    for pool in (
-        lambda x: F.max_pool2d(x, 3, 2, 1),
-        lambda x: F.avg_pool2d(x, 3, 2, 1),
-        lambda x: F.adaptive_avg_pool2d(x, (5, 7)),
-    ):
-        leaf = x.detach().requires_grad_()
-        y = pool(leaf)
-        results += [y.detach(), *torch.autograd.grad(y, leaf, y.detach()), pool(x)]
-    return [*results, F.max_pool2d(x, 3, 2, 1, return_indices=True)[1]]
+    """The outputs and gradients of every pooling op, by nothing but torchext's kernels: without
+    autograd, whose own threads don't survive a fork."""
+    ops, size = torch.ops.torchext, list(x.shape[-2:])
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    window = ([3, 3], [2, 2], [1, 1])
+    y, offsets = ops.max_pool2d(x, *window, [1, 1], False)
+    average = ops.avg_pool2d(x, *window, False, True, None)
+    grid = ops.adaptive_avg_pool2d(x, [5, 7])
+    return [
+        y,
+        ops.max_pool2d_inference(x, *window, [1, 1], False),
+        ops.max_pool2d_indices(offsets, size, *window, [1, 1], False),
+        ops.max_pool2d_backward(y, offsets, size, *window, [1, 1], False),
+        average,
+        ops.avg_pool2d_backward(average, size, channels_last, *window, False, True, None),
+        grid,
+        ops.adaptive_avg_pool2d_backward(grid, size, channels_last),
+    ]
 
 
 def make_inputs():

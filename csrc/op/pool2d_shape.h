@@ -18,8 +18,7 @@ struct Pair {
 };
 
 inline Pair pair_of(const char* op, const char* argument, const IntList& values, int64_t least) {
-  CHECK(values.size() == 2, op, ": ", argument, ": got ", values.size(),
-        " values, expected 2");
+  CHECK(values.size() == 2, op, ": ", argument, ": got ", values.size(), " values, expected 2");
   const Pair pair{values[0], values[1]};
   CHECK(pair.first >= least && pair.second >= least, op, ": ", argument, ": got [", pair.first,
         ", ", pair.second, "], expected values of at least ", least);
