@@ -238,6 +238,7 @@ ODD = [
     *_both("ceil-over-input", (2, 3, 1, 2), 3, ceil=True),
     *_both("padded-small", (2, 3, 2, 2), 3, 1, padding=1),
     *_both("256-taps", (1, 3, 18, 21), 16, 2),
+    *_both("257-taps", (1, 2, 2, 260), (1, 257), 1),
     *_both("over-256-taps", (1, 3, 20, 23), 17, 3, padding=8),
     *_both("one-window-over-256-taps", (1, 2, 17, 17), 17),
     *_both("empty-batch", (0, 3, 8, 8), 3, 2, padding=1),
@@ -252,9 +253,12 @@ ODD = [
         _pool(f"channels-{c}", (1, c, 4, 5), 3, 1, padding=1, layout="channels_last")
         for c in (15, 16, 17, 31, 33, 63, 64, 65, 129, 257)
     ),
+    _pool("blocks-strided", (2, 130, 9, 8), 3, 2, padding=1, layout="channels_last"),
+    _pool("blocks-of-two", (1, 130, 5, 6), 2, 3, layout="channels_last"),
     _pool("many-rows", (4, 67, 20, 3), 2, 1, layout="channels_last"),
 ]
 DILATED = [
+    _pool("blocks-dilated", (1, 130, 7, 8), 3, 1, padding=1, dilation=2, layout="channels_last"),
     *_both("dilated", (2, 3, 17, 13), 3, 2, padding=1, dilation=2),
     *_both("dilated-down", (1, 5, 12, 9), (3, 2), 1, dilation=(3, 1)),
     *_both("dilated-ceil", (1, 4, 11, 19), 2, (2, 3), padding=1, dilation=3, ceil=True),

@@ -1,6 +1,6 @@
 """Runs the CPU kernels on tensors whose memory ends, or begins, at a page nobody may touch.
 
-    python guard_pages.py ISA ...    every case; a vector that reads too far is a SIGSEGV
+    python guard_pages.py            every case on every ISA; a read too far is a SIGSEGV
     python guard_pages.py overrun    such a read on purpose
 
 A sanitizer knows nothing of intrinsics' reads through casts; the memory management unit does.
@@ -15,6 +15,7 @@ import sys
 import torch
 
 import torchext
+from torchext import _host
 
 PROT_NONE = 0
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -115,12 +116,12 @@ def overrun(arena):
     torch.ops.torchext.max_pool2d_inference(x, [1, 1], [1, 1], [0, 0], [1, 1], False)
 
 
-def main(isas):
+def main(arguments):
     faulthandler.enable()  # a crash tells its line
     arenas = Arena(), Arena()
-    if isas == ["overrun"]:
+    if arguments == ["overrun"]:
         overrun(arenas[0])
-    for isa in isas:
+    for isa in [isa for isa, present in _host.cpu_features().items() if present]:
         print(isa, flush=True)
         torchext._load.use_isa(isa)
         for dtype, layout, width in itertools.product(DTYPES, LAYOUTS, WIDTHS):

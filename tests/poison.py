@@ -61,7 +61,7 @@ def _offsets(file):
         names = sections[symbols[6]][4]
         for offset, info, _ in struct.iter_unpack("<QQq", elf[begin : begin + size]):
             (name,) = struct.unpack_from("<I", elf, symbols[4] + (info >> 32) * 24)
-            if elf[names + name :].startswith(NAME + b"\0"):
+            if elf.startswith(NAME + b"\0", names + name):
                 yield offset
 
 

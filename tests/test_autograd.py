@@ -30,9 +30,7 @@ DIFFERENTIABLE = [name for name, op in OPS.items() if op.backward or name.endswi
 
 def each_op(ops, names):
     found = [
-        pytest.param(op, case, id=f"{op}-{case.name}")
-        for op in ops
-        for case in named(op, names)
+        pytest.param(op, case, id=f"{op}-{case.name}") for op in ops for case in named(op, names)
     ]
     return pytest.mark.parametrize(("op", "case"), found)
 
@@ -183,7 +181,7 @@ def test_func_gradients(way, name, arguments, layout):
 @pytest.mark.parametrize("dim", [0, 1, 3, -1])
 @pytest.mark.parametrize("inner", [(2, 3, 7, 8), (3, 7, 8)])
 def test_vmap(way, name, arguments, layout, dim, inner):
-    """Over any dimension, of batches and of single images; the kernel runs, not the decomposition."""
+    """Over any dimension, of batches and of single images; without a notice: the kernel runs."""
     x = LAYOUTS[layout](spread((5, *inner), torch.float64, torch.Generator()))
     x = x.movedim(0, dim)
     ours, theirs = way(name, arguments), through_torch(name, arguments)

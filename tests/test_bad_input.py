@@ -1,9 +1,10 @@
 """Bad input: refused by every implementation alike (kernels, Triton, fakes), in words that name the
 op and the argument, and never by a crash. What torch accepts and is merely odd works."""
 
+import numpy as np
 import pytest
 import torch
-from harness import BACKENDS, params
+from harness import BACKENDS, TRITON, params
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torchext
@@ -97,6 +98,9 @@ REFUSED = [
     ("dilation 0", "dilation", _max(dilation=(0, 1))),
     ("dilation 2^62 of 3 taps", "dilation", _max(kernel=(3, 3), dilation=(HUGE, 1))),
     ("dilation over the input", "kernel_size", _max(dilation=(8, 1))),
+    ("dilation 2^31 - 1 of 2 taps", "kernel_size", _max(dilation=(INT32_MAX, 1))),
+    ("dilation 2^62 of 2 taps", "kernel_size", _max(dilation=(1, HUGE))),
+    ("padding over half a dilated kernel", "padding", _max(padding=(2, 0), dilation=(3, 1))),
     ("divisor 0", "divisor_override", _avg(divisor=0)),
     ("adaptive: size -1", "output_size", _adaptive(size=(-1, 1))),
     ("adaptive: three sizes", "output_size", _adaptive(size=(1, 1, 1))),
@@ -120,10 +124,22 @@ REFUSED = [
     ("indices: input_size 0", "input_size", _indices(input_size=(0, 8))),
     ("indices: float offsets", "offsets", _indices(offsets=x(2, 3, 4, 4))),
     ("avg grad of another shape", "grad_y", _avg_back(grad=x(2, 3, 4, 5))),
+    ("avg grad 2-d", "grad_y", _avg_back(grad=x(4, 4))),
+    ("avg grad 5-d", "grad_y", _avg_back(grad=x(1, 2, 3, 4, 4))),
     ("avg grad of integers", "grad_y", _avg_back(grad=x(2, 3, 4, 4, dtype=torch.int64))),
     ("avg input_size 0", "input_size", _avg_back(input_size=(0, 8))),
+    ("avg input_size -1", "input_size", _avg_back(input_size=(8, -1))),
+    ("avg input_size 2^62", "grad_y", _avg_back(input_size=(HUGE, 8))),
+    ("avg input_size of another output", "grad_y", _avg_back(input_size=(8, 20))),
+    ("three avg input sizes", "input_size", _avg_back(input_size=(8, 8, 8))),
+    ("input_size 2^62", "offsets", _max_back(input_size=(HUGE, 8))),
+    ("indices: input_size 2^62", "offsets", _indices(input_size=(8, HUGE))),
+    ("indices: offsets 5-d", "offsets", _indices(offsets=torch.zeros(1, 2, 3, 4, 4).byte())),
+    ("adaptive: size of one number", "output_size", _adaptive(size=(2,))),
+    ("adaptive grad of integers", "grad_y", _adaptive_back(grad=x(2, 3, 4, 4).long())),
     ("adaptive grad 2-d", "grad_y", _adaptive_back(grad=x(4, 4))),
     ("adaptive input_size 0", "input_size", _adaptive_back(input_size=(8, 0))),
+    ("adaptive input_size -1", "input_size", _adaptive_back(input_size=(-1, 8))),
 ]
 refused = pytest.mark.parametrize(
     ("argument", "call"), [pytest.param(*rest, id=what) for what, *rest in REFUSED]
@@ -178,9 +194,10 @@ def test_forged_offsets_stay_inside(kernel, layout, backend):
     backend.use()
     dtype = torch.uint8 if kernel == (2, 2) else torch.int32
     low, high = (0, 256) if dtype is torch.uint8 else (-(2**31), 2**31)
-    offsets = torch.randint(low, high, (2, 8, 4, 4)).to(dtype).contiguous(memory_format=layout)
-    grad = torch.ones(2, 8, 4, 4).contiguous(memory_format=layout)
-    size = tuple((n - 1) * 2 + k for n, k in zip((4, 4), kernel, strict=True))
+    shape = (1, 3 if backend is TRITON else 35, 2, 2)
+    offsets = torch.randint(low, high, shape).to(dtype).contiguous(memory_format=layout)
+    grad = torch.ones(shape).contiguous(memory_format=layout)
+    size = tuple((n - 1) * 2 + k for n, k in zip(shape[2:], kernel, strict=True))
     rest = (size, kernel, (2, 2), (0, 0), (1, 1), False)
     (grad_x,) = backend("max_pool2d_backward", grad, offsets, *rest)
     assert grad_x.isfinite().all()
@@ -194,19 +211,40 @@ def test_other_devices_are_refused(call):
     """A meta tensor has no data: torch's own ops have been known to read it all the same."""
     op, (first, *rest) = call()
     if isinstance(rest[0], torch.Tensor):
-        with pytest.raises(RuntimeError, match="got a tensor on .*, expected one on"):
+        with pytest.raises(RuntimeError, match=r"got a tensor on .*, expected one on"):
             getattr(torch.ops.torchext, op)(first, rest[0].to("meta"), *rest[1:])
-        with pytest.raises(RuntimeError, match="got a tensor on .*, expected one on"):
+        with pytest.raises(RuntimeError, match=r"got a tensor on .*, expected one on"):
             getattr(torch.ops.torchext, op)(first.to("meta"), *rest)
     else:
         assert getattr(torch.ops.torchext, op)(first.to("meta"), *rest).device.type == "meta"
 
 
 @pytest.mark.parametrize("function", [F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d])
-@pytest.mark.parametrize("wrong", [None, 3.0, [[1.0]]], ids=["None", "number", "list"])
+@pytest.mark.parametrize("wrong", [None, 3.0, [[1.0]], np.ones((1, 2, 4, 4), np.float32)], ids=type)
 def test_not_a_tensor(function, wrong):
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(
+        TypeError, match=rf"{function.__name__}\w*: input: got .*, expected a Tensor"
+    ):
         function(wrong, 2)
+
+
+@pytest.mark.parametrize("call", [_max, _avg, _adaptive, _max_back, _avg_back, _adaptive_back])
+@pytest.mark.parametrize("wrong", [None, 3.0, np.ones((1, 2, 4, 4), np.float32)], ids=type)
+def test_not_a_tensor_for_the_op(call, wrong):
+    op, (_, *rest) = call()
+    with pytest.raises((RuntimeError, TypeError), match=rf"(?s){op}.*(input|grad_y)"):
+        getattr(torch.ops.torchext, op)(wrong, *rest)
+
+
+@pytest.mark.filterwarnings("ignore::torchext.FallbackWarning")  # no kernel for it: ATen refuses
+@pytest.mark.parametrize("call", [_max, _avg, _adaptive, _max_back, _avg_back, _adaptive_back])
+def test_sparse_is_refused(call):
+    op, (first, *rest) = call()
+    with pytest.raises(RuntimeError):
+        getattr(torch.ops.torchext, op)(first.to_sparse(), *rest)
+    if isinstance(rest[0], torch.Tensor):
+        with pytest.raises(RuntimeError):
+            getattr(torch.ops.torchext, op)(first, rest[0].to_sparse(), *rest[1:])
 
 
 @pytest.mark.parametrize("layer", ["MaxPool2d", "AvgPool2d", "AdaptiveAvgPool2d"])

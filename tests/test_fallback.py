@@ -1,4 +1,4 @@
-"""Where no kernel runs: PyTorch's own result, one notice per site, and the switches that rule it."""
+"""Where no kernel runs: PyTorch's own result, one notice per site, and what rules it."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def test_other_devices_run_the_decomposition():
     ],
 )
 def test_choice(choice, status, words):
-    code = "x = torch.arange(16).view(1, 1, 4, 4)\nassert F.max_pool2d(x, 2).sum() == 40\nprint('right')"
+    code = "assert F.max_pool2d(torch.arange(16).view(1, 1, 4, 4), 2).sum() == 40\nprint('right')"
     got, printed = run(code, TORCHEXT_FALLBACK=choice)
     assert got == status
     assert words in printed

@@ -22,7 +22,7 @@ def check(op, case, dtype, values, backend):
 
 
 @each_op
-@examples(150)
+@examples(400)
 @given(st.data(), dtypes, kinds, isas)
 def test_cpu(op, data, dtype, values, backend):
     check(op, data.draw(cases(op)), dtype, values, backend)
@@ -31,7 +31,7 @@ def test_cpu(op, data, dtype, values, backend):
 @each_op
 @pytest.mark.parametrize("backend", params([TRITON]))
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of numpy
-@examples(3)
+@examples(8)
 @given(st.data(), dtypes, kinds)
 def test_triton(op, backend, data, dtype, values):
     check(op, data.draw(cases(op, most=3)), dtype, values, backend)

@@ -1,7 +1,9 @@
-"""Shapes and strides: the C++ rules, the Python formula of the fakes and torch agree, or all refuse.
+"""Shapes and strides: the C++ rules, the fakes' Python formula and torch agree, or all refuse.
 
 Stricter than torch is allowed where torch returns nonsense; never laxer.
 """
+
+import itertools
 
 import hypothesis.strategies as st
 import pytest
@@ -73,7 +75,7 @@ def test_max_pool2d(data, pool):
     ours = told(_host.pool2d_shape, "max_pool2d", shape, strides, *arguments)
     formula = told(torch.ops.torchext.max_pool2d_inference, meta(shape, strides), *arguments)
     theirs = told(aten.max_pool2d_with_indices, meta(shape, strides), *arguments)
-    check_agreement(ours, formula, theirs, is_huge(*sum(arguments[:4], [])))
+    check_agreement(ours, formula, theirs, is_huge(*itertools.chain(*arguments[:4])))
     trained = told(torch.ops.torchext.max_pool2d, meta(shape, strides), *arguments)
     assert trained == formula or is_huge(*arguments[0])  # more taps than its offsets can tell apart
 
@@ -102,8 +104,13 @@ def test_adaptive_avg_pool2d(data, pool, output_size):
     ours = told(_host.adaptive_pool2d_shape, "adaptive_avg_pool2d", shape, strides, output_size)
     formula = told(torch.ops.torchext.adaptive_avg_pool2d, meta(shape, strides), output_size)
     theirs = told(aten._adaptive_avg_pool2d, meta(shape, strides), output_size)
+    if is_huge(
+        *output_size
+    ):  # the rule knows no types: what fits 64 bits in bytes is torch's business
+        assert None in (ours, formula) or ours == formula
+        return
     # torch's kernel refuses an input without elements in a plane, its meta function forgets to.
-    check_agreement(ours, formula, theirs, is_huge(*output_size) or 0 in shape[-3:])
+    check_agreement(ours, formula, theirs, 0 in shape[-3:])
 
 
 @examples(100)

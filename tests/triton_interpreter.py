@@ -26,6 +26,12 @@ def repair():
 
     interpreter._convert_float = convert
 
+    # 3.6 has no constants of bfloat16.
+    def get_bf16(builder, value):
+        return builder.create_fp_trunc(builder.get_fp32(value), tl.bfloat16)
+
+    interpreter.InterpreterBuilder.get_bf16 = get_bf16
+
     # range(n) of an argument n: an array of one element, which numpy 2.4 takes for no index.
     patch_tensor = interpreter._patch_lang_tensor
 

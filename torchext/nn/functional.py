@@ -21,7 +21,10 @@ def _pair(value):
 
 
 def _needs_grad(x):
-    return x.requires_grad and torch.is_grad_enabled()
+    try:
+        return x.requires_grad and torch.is_grad_enabled()
+    except AttributeError:  # not a tensor, which the op says better
+        return False
 
 
 def max_pool2d(

@@ -87,13 +87,17 @@ class Op:
 
     def fallback(self, x, *args):
         """What runs on a device without a kernel."""
+        self._check_tensor(x)  # None has no device at all
         notice(self.name, f"no kernel for {x.device.type} tensors")
         return self.decomposition(x, *args)
 
-    def _why_no_kernel(self, x):
-        """None where the kernel runs; else why not ("" needs no notice: the user asked for it)."""
+    def _check_tensor(self, x):
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{self.name}: input: got {type(x).__name__}, expected a Tensor")
+
+    def _why_no_kernel(self, x):
+        """None where the kernel runs; else why not ("" needs no notice: the user asked for it)."""
+        self._check_tensor(x)
         if _DISABLED:
             return ""
         if x.dtype not in self.dtypes:

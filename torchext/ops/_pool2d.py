@@ -17,18 +17,11 @@ def check_pair(op, argument, pair, least):
     )
 
 
-def check_input(op, argument, x):
-    check(
-        x.dim() in (3, 4),
-        op,
-        argument,
-        f"{x.dim()} dimensions",
-        "3 (C, H, W) or 4 (N, C, H, W)",
-    )
-    for d in range(x.dim() - 3, x.dim()):
-        check(
-            x.shape[d] > 0, op, argument, f"size 0 in dimension {d}", "only the batch to be empty"
-        )
+def check_input(op, argument, shape):
+    rank = len(shape)
+    check(rank in (3, 4), op, argument, f"{rank} dimensions", "3 (C, H, W) or 4 (N, C, H, W)")
+    for d in range(rank - 3, rank):
+        check(shape[d] > 0, op, argument, f"size 0 in dimension {d}", "only the batch to be empty")
 
 
 def check_dtype(op, argument, x):
@@ -64,15 +57,15 @@ def output_size(op, size, kernel, stride, padding, dilation, ceil_mode):
     return outputs
 
 
-def pooled_size(op, x, kernel_size, stride, padding, dilation, ceil_mode):
-    """(OH, OW) of a sliding pool over x, everything checked."""
+def pooled_size(op, shape, kernel_size, stride, padding, dilation, ceil_mode):
+    """(OH, OW) of a sliding pool over an input of `shape`, everything checked."""
     check_pair(op, "kernel_size", kernel_size, 1)
     check_pair(op, "stride", stride, 1)
     check_pair(op, "padding", padding, 0)
     check_pair(op, "dilation", dilation, 1)
-    check_input(op, "input", x)
+    check_input(op, "input", shape)
     return [
-        output_size(op, x.shape[d], kernel_size[d], stride[d], padding[d], dilation[d], ceil_mode)
+        output_size(op, shape[d], kernel_size[d], stride[d], padding[d], dilation[d], ceil_mode)
         for d in (-2, -1)
     ]
 

@@ -22,7 +22,7 @@ def _adaptive_avg_pool2d_backward(grad_y, input_size, channels_last):
 def _fake(x, output_size):
     op = "adaptive_avg_pool2d"
     check_pair(op, "output_size", output_size, 0)
-    check_input(op, "input", x)
+    check_input(op, "input", x.shape)
     check_dtype(op, "input", x)
     return empty_pooled(x, output_size, is_channels_last(x))
 
@@ -31,10 +31,9 @@ def _fake_backward(grad_y, input_size, channels_last):
     op = "adaptive_avg_pool2d_backward"
     check(grad_y.dim() in (3, 4), op, "grad_y", f"{grad_y.dim()} dimensions", "3 or 4")
     check_pair(op, "input_size", input_size, 1)
-    x = empty_pooled(grad_y, input_size, channels_last and grad_y.dim() == 4)
-    check_input(op, "input", x)
+    check_input(op, "input", (*grad_y.shape[:-2], *input_size))
     check_dtype(op, "grad_y", grad_y)
-    return x
+    return empty_pooled(grad_y, input_size, channels_last and grad_y.dim() == 4)
 
 
 def _save(ctx, inputs, output):

@@ -29,14 +29,15 @@ def _avg_pool2d_backward(grad_y, input_size, channels_last, *args):
     return aten.avg_pool2d_backward(grad_y, x, *args)
 
 
-def _pooled_size(op, x, kernel_size, stride, padding, ceil_mode, divisor_override):
+def _pooled_size(op, shape, kernel_size, stride, padding, ceil_mode, divisor_override):
     check(divisor_override != 0, op, "divisor_override", 0, "another value")
-    return pooled_size(op, x, kernel_size, stride, padding, [1, 1], ceil_mode)
+    return pooled_size(op, shape, kernel_size, stride, padding, [1, 1], ceil_mode)
 
 
 def _fake(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override=None):
-    size = _pooled_size("avg_pool2d", x, kernel_size, stride, padding, ceil_mode, divisor_override)
-    check_dtype("avg_pool2d", "input", x)
+    op = "avg_pool2d"
+    size = _pooled_size(op, x.shape, kernel_size, stride, padding, ceil_mode, divisor_override)
+    check_dtype(op, "input", x)
     return empty_pooled(x, size, is_channels_last(x))
 
 
@@ -53,12 +54,12 @@ def _fake_backward(
 ):
     op = "avg_pool2d_backward"
     check_pair(op, "input_size", input_size, 1)
-    check_input(op, "grad_y", grad_y)
-    x = empty_pooled(grad_y, input_size, channels_last and grad_y.dim() == 4)
-    size = _pooled_size(op, x, kernel_size, stride, padding, ceil_mode, divisor_override)
+    check_input(op, "grad_y", grad_y.shape)
+    shape = (*grad_y.shape[:-2], *input_size)
+    size = _pooled_size(op, shape, kernel_size, stride, padding, ceil_mode, divisor_override)
     check(tuple(grad_y.shape[-2:]) == tuple(size), op, "grad_y", list(grad_y.shape), size)
     check_dtype(op, "grad_y", grad_y)
-    return x
+    return empty_pooled(grad_y, input_size, channels_last and grad_y.dim() == 4)
 
 
 def _save(ctx, inputs, output):

@@ -28,7 +28,7 @@ def offset_dtype(kernel_size):
 
 def _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode):
     """(y, offsets): torch's indices, told as taps of their windows."""
-    size = pooled_size("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    size = pooled_size("max_pool2d", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     axes = zip(x.shape[-2:], size, kernel_size, stride, padding, dilation, strict=True)
     if any(window_in_padding(*axis) for axis in axes):  # where torch's kernel writes out of bounds
         lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
@@ -78,7 +78,7 @@ def _max_pool2d_backward(
 
 
 def _fake_inference(x, kernel_size, stride, padding, dilation, ceil_mode):
-    size = pooled_size("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    size = pooled_size("max_pool2d", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     check_dtype("max_pool2d", "input", x)
     return empty_pooled(x, size, is_channels_last(x))
 
@@ -90,9 +90,9 @@ def _fake(x, kernel_size, *args):
 
 def check_offsets(op, offsets, input_size, kernel_size, stride, padding, dilation, ceil_mode):
     check_pair(op, "input_size", input_size, 1)
-    check_input(op, "offsets", offsets)
-    x = offsets.new_empty((*offsets.shape[:-2], *input_size))
-    size = pooled_size(op, x, kernel_size, stride, padding, dilation, ceil_mode)
+    check_input(op, "offsets", offsets.shape)
+    shape = (*offsets.shape[:-2], *input_size)
+    size = pooled_size(op, shape, kernel_size, stride, padding, dilation, ceil_mode)
     check(tuple(offsets.shape[-2:]) == tuple(size), op, "offsets", list(offsets.shape), size)
     wanted = offset_dtype(kernel_size)
     check(offsets.dtype == wanted, op, "offsets", f"dtype {offsets.dtype}", wanted)

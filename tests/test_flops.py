@@ -1,0 +1,54 @@
+"""torch's FLOP counter knows every op, whichever was imported first."""
+
+import pytest
+import torch
+from cases import SPECS
+from harness import call_of
+from stack import run_python
+from torch.utils.flop_counter import FlopCounterMode
+
+from torchext.ops import OPS, Op, _op
+
+
+def count(function, args):
+    with FlopCounterMode(display=False) as counter:
+        function(*args)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_flops_are_the_decompositions(op):
+    for case in SPECS[op].cases[:3]:
+        args = call_of(op, case, torch.float32).args
+        kernel = getattr(torch.ops.torchext, op)
+        assert count(kernel, args) == count(OPS[op].decomposition, args)
+
+
+def test_formula_is_used(monkeypatch):
+    """Pooling counts nothing, as in torch; here an op that counts."""
+    library = torch.library.Library("torchext_flops", "DEF")
+    library.define("product(Tensor a, Tensor b) -> Tensor")
+    monkeypatch.setattr(_op, "OPS", {})  # not one of the ops
+    monkeypatch.setattr(_op._load, "why_not_loaded", {"cpu": "not registered as torchext::product"})
+    op = Op(
+        name="product",
+        decomposition=torch.mm,
+        fake=lambda a, b: a.new_empty(a.shape[0], b.shape[1]),
+        flops=lambda a, b: 2 * a[0] * a[1] * b[1],  # of shapes
+    )
+    _op.register(op, "torchext_flops")
+    library.impl("product", torch.mm, "CPU")
+    args = torch.randn(3, 5), torch.randn(5, 7)
+    assert count(torch.ops.torchext_flops.product, args) == count(torch.mm, args) == 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize("order", ["counter first", "torchext first"])
+def test_registered_in_any_order(order):
+    imports = ["import torch.utils.flop_counter", "import torchext"]
+    if order == "torchext first":
+        imports.reverse()
+    code = """
+known = torch.utils.flop_counter.flop_registry
+assert all(getattr(torch.ops.torchext, op) in known for op in torchext.ops.OPS)
+"""
+    run_python("-c", "\n".join(imports) + code)
