@@ -13,7 +13,8 @@ export TORCHEXT_CUDA=0
 export TORCHEXT_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined \
 -fno-omit-frame-pointer -g1 -O1"
 "$python" setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
-cd build/sanitized/lib # where that package is: Python looks in its current folder first
+cd build/sanitized/lib # Python looks in the current folder first: not for the normal package, then
+export PYTHONPATH=$PWD
 
 library() { ${CXX:-c++} -print-file-name="$1"; }
 run() {

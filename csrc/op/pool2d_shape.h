@@ -32,15 +32,18 @@ inline int64_t pool_output_size(const char* op, int64_t size, const Window& wind
   CHECK(window.padding <= span / 2, op, ": padding: got ", window.padding,
         ", expected at most half the window's span of ", span);
   const int64_t padded = add(op, "padding", size, mul(op, "padding", 2, window.padding));
-  CHECK(span <= padded, op, ": kernel_size: got a window spanning ", span,
-        ", expected at most the padded input's ", padded);
+  // ceil_mode adds a last window, if it starts inside the input or its left padding; it may be the
+  // only one, and larger than the input.
   const int64_t room = padded - span;
-  int64_t outputs = room / window.stride + 1;
-  // ceil_mode adds a last window, if it starts inside the input or its left padding.
-  if (ceil_mode && room % window.stride != 0 &&
-      outputs <= (size + window.padding - 1) / window.stride) {
+  int64_t outputs = room >= 0 ? room / window.stride + 1 : 0;
+  if (ceil_mode && room < 0) {
+    outputs = -room < window.stride ? 1 : 0;
+  } else if (ceil_mode && room % window.stride != 0 &&
+             outputs <= (size + window.padding - 1) / window.stride) {
     outputs += 1;
   }
+  CHECK(outputs >= 1, op, ": kernel_size: got a window spanning ", span,
+        ", expected at most the padded input's ", padded);
   return outputs;
 }
 

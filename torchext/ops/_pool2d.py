@@ -43,17 +43,12 @@ def output_size(op, size, kernel, stride, padding, dilation, ceil_mode):
     check(span < 2**63, op, "dilation", f"{dilation} * {kernel - 1}", "a product within 64 bits")
     check(padding <= span // 2, op, "padding", padding, f"at most half the window's span of {span}")
     padded = size + 2 * padding
-    check(
-        span <= padded,
-        op,
-        "kernel_size",
-        f"a window spanning {span}",
-        f"at most the padded input's {padded}",
-    )
     room = padded - span
     outputs = room // stride + 1
     if ceil_mode:  # one more window, if it starts inside the input or its left padding
         outputs = torch.sym_min(-(-room // stride) + 1, (size + padding - 1) // stride + 1)
+    wanted = f"at most the padded input's {padded}"
+    check(outputs >= 1, op, "kernel_size", f"a window spanning {span}", wanted)
     return outputs
 
 
