@@ -31,6 +31,7 @@ inline bool on_backend_device(const Tensor& tensor) {
 }
 
 inline void check_tensor(const char* op, const char* argument, const Tensor& tensor) {
+  CHECK(tensor.defined(), op, ": ", argument, ": got no tensor, expected one");
   int32_t layout;
   aoti_torch_get_layout(tensor.get(), &layout);
   CHECK(layout == aoti_torch_layout_strided(), op, ": ", argument,

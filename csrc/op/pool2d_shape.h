@@ -29,8 +29,8 @@ inline int64_t pool_output_size(const char* op, int64_t size, const Window& wind
                                 bool ceil_mode) {
   const int64_t span =
       add(op, "dilation", mul(op, "dilation", window.dilation, window.kernel - 1), 1);
-  CHECK(window.padding <= span / 2, op, ": padding: got ", window.padding,
-        ", expected at most half the window's span of ", span);
+  CHECK(window.padding <= window.kernel / 2, op, ": padding: got ", window.padding,
+        ", expected at most half the kernel size of ", window.kernel);
   const int64_t padded = add(op, "padding", size, mul(op, "padding", 2, window.padding));
   // ceil_mode adds a last window, if it starts inside the input or its left padding; it may be the
   // only one, and larger than the input.

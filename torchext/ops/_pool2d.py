@@ -41,7 +41,9 @@ def output_size(op, size, kernel, stride, padding, dilation, ceil_mode):
     span = dilation * (kernel - 1) + 1
     # 64 bits are C++'s limit, not Python's; a SymInt is within it by itself.
     check(span < 2**63, op, "dilation", f"{dilation} * {kernel - 1}", "a product within 64 bits")
-    check(padding <= span // 2, op, "padding", padding, f"at most half the window's span of {span}")
+    check(
+        padding <= kernel // 2, op, "padding", padding, f"at most half the kernel size of {kernel}"
+    )
     padded = size + 2 * padding
     room = padded - span
     outputs = room // stride + 1
