@@ -1,5 +1,6 @@
 """How the op tests run an op and judge what it returns: backends, references, the error rule."""
 
+import contextlib
 import functools
 import importlib.util
 import math
@@ -36,15 +37,26 @@ class Backend:
             return "no GPU"
         if self.isa and not _host.cpu_features()[self.isa]:
             return f"this CPU has no {self.isa}"
-        return "" if self.namespace == "torchext" else _why_no_triton()
+        if self.namespace == "torchext":
+            return ""
+        if self.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            return "Triton runs on the GPU here, not in its interpreter"
+        return _why_no_triton()
 
     def use(self):
         if self.isa:
             _load.use_isa(self.isa)
 
+    def moved(self, x):
+        """The tensor on the backend's device, its memory as it was: Tensor.to() tidies up."""
+        if x.device.type == self.device:
+            return x
+        memory = x.as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0)
+        return memory.to(self.device).as_strided(x.shape, x.stride(), x.storage_offset())
+
     def __call__(self, op, *args):
         """The op's outputs, always as a tuple; its tensors go to the backend's device first."""
-        args = [x.to(self.device) if isinstance(x, torch.Tensor) else x for x in args]
+        args = map_tensors(self.moved, args)
         return outputs(getattr(getattr(torch.ops, self.namespace), op)(*args))
 
 
@@ -97,6 +109,14 @@ def each_case(wanted=lambda op, case: True, backends=BACKENDS, interpreted=INTER
         if one.values[0] is not TRITON or case in named(op, interpreted)
     ]
     return pytest.mark.parametrize(("op", "case", "backend"), found, indirect=["backend"])
+
+
+@contextlib.contextmanager
+def torchs_own_kernels():
+    """Some of torch's refuse to run where determinism is asked for, as it is in conftest.py."""
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(True)
 
 
 def outputs(result):
