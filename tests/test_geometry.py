@@ -169,3 +169,14 @@ def test_ambiguous_strides(shape, strides, channels_last):
     assert tuple(got) == expected.stride()
     theirs = aten.max_pool2d_with_indices(meta(shape, strides), *arguments)[0]
     assert tuple(got) == theirs.stride()
+
+
+@pytest.mark.parametrize("output_size", [[0, 2], [2, 0], [0, 0]])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_outputs_without_elements(layout, output_size):
+    """Fake and kernel promise the same strides even where there is nothing to stride over."""
+    x = torch.empty(2, 3, 4, 4).contiguous(memory_format=layout)
+    ours = told(_host.adaptive_pool2d_shape, "op", x.shape, x.stride(), output_size)
+    for device in ("cpu", "meta"):
+        assert told(torch.ops.torchext.adaptive_avg_pool2d, x.to(device), output_size) == ours
+    assert told(aten._adaptive_avg_pool2d, x, output_size) == ours

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import io
+import os
 import pickle
 
 import pytest
@@ -25,8 +26,9 @@ LAYERS = [
 
 
 @pytest.fixture(autouse=True)
-def _fresh():
+def _fresh(monkeypatch):
     """A seed of its own, and no compiled code from the tests before."""
+    monkeypatch.setenv("CI", "1")  # inductor forgives less there
     torch.manual_seed(0)
     yield
     torch.compiler.reset()
@@ -243,6 +245,7 @@ def join_group(rank, worker, store, *arguments):
     torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
     worker(rank, *arguments)
     torch.distributed.destroy_process_group()
+    os._exit(0)  # an ordinary exit aborts now and then, in torch 2.15's gloo threads
 
 
 def test_sharding_is_registered_late():

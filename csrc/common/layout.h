@@ -2,6 +2,7 @@
 // strides are, given its input's. Plain C++: `_host` shows it to the tests.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <vector>
@@ -52,19 +53,20 @@ inline bool is_channels_last(const Dims& sizes, const Dims& strides) {
   return true;
 }
 
-// Strides of a dense tensor; channels_last needs 4 dimensions.
+// Strides of a dense tensor; channels_last needs 4 dimensions. Only contiguous strides take a size
+// of 0 for 1: so it is in torch.
 inline Dims dense_strides(const char* op, const Dims& sizes, bool channels_last) {
   Dims strides;
   strides.rank = sizes.rank;
   int64_t step = 1;
-  const auto place = [&](int d) {
+  const auto place = [&](int d, int64_t least) {
     strides[d] = step;
-    step = mul(op, "output", step, sizes[d] > 1 ? sizes[d] : 1);
+    step = mul(op, "output", step, std::max(sizes[d], least));
   };
   if (channels_last) {
-    for (int d : {1, 3, 2, 0}) place(d);
+    for (int d : {1, 3, 2, 0}) place(d, 0);
   } else {
-    for (int d = sizes.rank - 1; d >= 0; --d) place(d);
+    for (int d = sizes.rank - 1; d >= 0; --d) place(d, 1);
   }
   return strides;
 }

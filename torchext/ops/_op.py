@@ -136,6 +136,11 @@ def register(op, namespace):
     overload = getattr(getattr(torch.ops, namespace), op.name).default
     torch._decomp.decomposition_table[overload] = op.decomposition  # ONNX export reads this table
     torch._decomp.meta_table[overload] = op.fake  # without it FakeTensor prefers the decomposition
+    # Inductor would otherwise refuse, where CI is set, an op found in the decomposition table.
+    when_imported(
+        "torch._inductor.lowering",
+        lambda module: module.make_fallback(overload, module.constrain_to_fake_tensors, warn=False),
+    )
     when_imported(
         "torch.utils.flop_counter",
         lambda module: module.register_flop_formula(overload.overloadpacket)(
