@@ -23,9 +23,9 @@ from build_backend import find_torch, package_paths
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 HOST = "_host" + sysconfig.get_config_var("EXT_SUFFIX")
-ISAS = {"generic": ""}
+ISAS = {"generic": "-fno-exceptions"}  # whose handlers objects of two ISAs would share
 if platform.machine() in ("x86_64", "AMD64"):
-    ISAS["avx2"] = "-mavx2 -mfma -mf16c"
+    ISAS["avx2"] = ISAS["generic"] + " -mavx2 -mfma -mf16c"
     ISAS["avx512"] = ISAS["avx2"] + " -mavx512f -mavx512bw -mavx512vl -mavx512dq"
 # g++ 12 warns of its own AVX-512 intrinsics (GCC bug 105593).
 QUIET = "-Wno-maybe-uninitialized"

@@ -170,25 +170,48 @@ INLINE Range covering(const Window& window, bool adaptive, int64_t i, int64_t si
   return adaptive ? adaptive_outputs_over(i, size, outputs) : outputs_over(window, i, outputs);
 }
 
+// add(element of grad_y, divisor) for each of the outputs.
+template <class Add>
+INLINE void for_each_share(const AvgPool2dBackward& p, Range rows, Range columns, Add add) {
+  for (int64_t oh = rows.begin; oh < rows.end; ++oh) {
+    const Span height = rows_of(p, oh);
+    for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
+      add(oh * p.grad_y_stride.h + ow * p.grad_y_stride.w,
+          divisor_of(p, height, columns_of(p, ow)));
+    }
+  }
+}
+
 template <int N, class T>
 INLINE void spread_lanes(const AvgPool2dBackward& p, const T* grad_y, T* grad_x, Range rows,
                          Range columns) {
   Vec<Compute<T>, N> sum{};
-  for (int64_t oh = rows.begin; oh < rows.end; ++oh) {
-    const Span height = rows_of(p, oh);
-    for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
-      const auto divisor = static_cast<Compute<T>>(divisor_of(p, height, columns_of(p, ow)));
-      const T* grad = grad_y + (oh * p.grad_y_stride.h + ow * p.grad_y_stride.w);
-      sum += load<N>(grad) / divisor;
-    }
-  }
+  for_each_share(p, rows, columns, [&](int64_t at, int64_t divisor) {
+    sum += load<N>(grad_y + at) / static_cast<Compute<T>>(divisor);
+  });
   store<N>(grad_x, sum);
+}
+
+template <class T>
+INLINE void spread_block(const AvgPool2dBackward& p, const T* grad_y, T* grad_x, Range rows,
+                         Range columns) {
+  Block<T> sum = {}, g;
+  for_each_share(p, rows, columns, [&](int64_t at, int64_t divisor) {
+    load_block(grad_y + at, g);
+    for (int u = 0; u < kBlockVectors; ++u) sum[u] += g[u] / static_cast<Compute<T>>(divisor);
+  });
+  store_block(grad_x, sum);
 }
 
 template <int N, class T>
 INLINE void spread_channels(const AvgPool2dBackward& p, const T* grad_y, T* grad_x, int64_t count,
                             Range rows, Range columns) {
   int64_t k = 0;
+  if constexpr (N == kLanes<T> && N > 1) {
+    for (; k + kBlockLanes<T> <= count; k += kBlockLanes<T>) {
+      spread_block(p, grad_y + k, grad_x + k, rows, columns);
+    }
+  }
   for (; k + N <= count; k += N) {
     spread_lanes<N>(p, grad_y + k * p.grad_y_stride.c, grad_x + k, rows, columns);
   }
@@ -204,12 +227,16 @@ static void spread_channels_last(const AvgPool2dBackward& p, int64_t begin, int6
     const Piece piece = channels_last_piece(index, p.N, p.H, p.C);
     const int64_t count = piece.c_end - piece.c_begin;
     const T* grad_y = static_cast<const T*>(p.grad_y) + (piece.n * gs.n + piece.c_begin * gs.c);
+    T* grad_x = static_cast<T*>(p.grad_x) + (piece.n * xs.n + piece.c_begin + piece.row * xs.h);
     const Range rows = covering(p.h, p.adaptive, piece.row, p.H, p.OH);
-    for (int64_t w = 0; w < p.W; ++w) {
-      const Range columns = covering(p.w, p.adaptive, w, p.W, p.OW);
-      T* grad_x = static_cast<T*>(p.grad_x) +
-                  (piece.n * xs.n + piece.c_begin + piece.row * xs.h + w * xs.w);
-      if (gs.c == 1) {
+    Range columns = {0, 0}, before;
+    for (int64_t w = 0; w < p.W; ++w, grad_x += xs.w) {
+      before = columns;
+      columns = p.adaptive ? adaptive_outputs_over(w, p.W, p.OW)
+                           : next_outputs_over(p.w, w, p.OW, columns);
+      if (w > 0 && columns.begin == before.begin && columns.end == before.end) {
+        __builtin_memcpy(grad_x, grad_x - xs.w, count * sizeof(T));  // the same shares
+      } else if (gs.c == 1) {
         spread_channels<kLanes<T>>(p, grad_y, grad_x, count, rows, columns);
       } else {
         spread_channels<1>(p, grad_y, grad_x, count, rows, columns);

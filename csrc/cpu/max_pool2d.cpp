@@ -107,39 +107,51 @@ INLINE Range uncut_outputs(const MaxPool2d& p) {
 }
 
 // A block of channels of one output whose whole window, KH x KW taps, lies inside the input.
-template <int KH, int KW, class T>
-INLINE void pool_block(const T* x, int64_t row, int64_t column, T* y) {
-  Vec<Compute<T>, kLanes<T>> best[kBlockVectors], v[kBlockVectors];
+template <int KH, int KW, class T, class Offset>
+INLINE void pool_block(const T* x, int64_t row, int64_t column, T* y, Offset* offsets) {
+  Block<T> best, v;
+  IntegerBlock<T> winner = {};
   load_block(x, best);
 #pragma GCC unroll 9
   for (int tap = 1; tap < KH * KW; ++tap) {
     load_block(x + tap / KW * row + tap % KW * column, v);
-    for (int u = 0; u < kBlockVectors; ++u) best[u] = max_keep_first(best[u], v[u]);
+    for (int u = 0; u < kBlockVectors; ++u) {
+      if constexpr (kSaves<Offset>) {
+        const auto better = (v[u] > best[u]) | (v[u] != v[u]);
+        best[u] = better ? v[u] : best[u];
+        winner[u] = better ? decltype(winner[u] + 0){} + tap : winner[u];
+      } else {
+        best[u] = max_keep_first(best[u], v[u]);
+      }
+    }
   }
   store_block_exact(y, best);
+  if constexpr (kSaves<Offset>) store_bytes<T>(offsets, winner);
 }
 
-// Inference over the uncut outputs of a row, for the windows that models use.
-template <int KH, int KW, class T>
-static void pool_pixels(const MaxPool2d& p, const Run<T, NoOffset>& first, int64_t outputs,
+// The uncut outputs of a row, for the windows that models use.
+template <int KH, int KW, class T, class Offset>
+static void pool_pixels(const MaxPool2d& p, const Run<T, Offset>& first, int64_t outputs,
                         int64_t channels) {
   const int64_t row = p.h.dilation * p.x_stride.h, column = p.w.dilation * p.x_stride.w;
-  const T* x = first.x + first.at;
-  T* y = first.y;
+  Run<T, Offset> run = first;
+  run.x += run.at;
+  run.at = 0;
   for (int64_t ow = 0; ow < outputs; ++ow) {
     int64_t c = 0;
     for (; c + kBlockLanes<T> <= channels; c += kBlockLanes<T>) {
-      pool_block<KH, KW>(x + c, row, column, y + c);
+      pool_block<KH, KW>(run.x + c, row, column, run.y + c, run.offsets + c);
     }
     if (c < channels) {
-      Run<T, NoOffset> rest = first;
-      rest.x = x + c;
-      rest.at = 0;
-      rest.y = y + c;
+      Run<T, Offset> rest = run;
+      rest.x += c;
+      rest.y += c;
+      if constexpr (kSaves<Offset>) rest.offsets += c;
       pool_run<1>(p, rest, channels - c);
     }
-    x += p.w.stride * p.x_stride.w;
-    y += p.y_stride.w;
+    run.x += p.w.stride * p.x_stride.w;
+    run.y += p.y_stride.w;
+    if constexpr (kSaves<Offset>) run.offsets += p.y_stride.w;
   }
 }
 
@@ -152,11 +164,11 @@ static void pool_channels_last(const MaxPool2d& p, int64_t begin, int64_t end) {
     for (int64_t ow = 0; ow < p.OW; ++ow) {
       Run<T, Offset> run = run_at<T, Offset>(p, piece.n, piece.c_begin, piece.row, ow);
       run.step = p.x_stride.c;
-      if constexpr (!kSaves<Offset>) {
+      if constexpr (!kWide<Offset>) {
         const bool whole = run.rows.end - run.rows.begin == p.h.kernel && run.step == 1;
         const auto pixels = p.w.kernel != p.h.kernel ? nullptr
-                            : p.h.kernel == 3        ? &pool_pixels<3, 3, T>
-                            : p.h.kernel == 2        ? &pool_pixels<2, 2, T>
+                            : p.h.kernel == 3        ? &pool_pixels<3, 3, T, Offset>
+                            : p.h.kernel == 2        ? &pool_pixels<2, 2, T, Offset>
                                                      : nullptr;
         if (whole && pixels && ow == uncut.begin && uncut.begin < uncut.end) {
           pixels(p, run, uncut.end - uncut.begin, channels);
@@ -217,39 +229,74 @@ INLINE void pool_saving(const MaxPool2d& p, int64_t begin, int64_t end) {
   }
 }
 
-// N lanes of the gradient of input (n, c ..., h, w): the sum over the outputs that chose it.
-template <int N, class T, class Offset>
-INLINE void gather_lanes(const MaxPool2dBackward& p, int64_t n, int64_t c, int64_t h, int64_t w,
-                         Range rows, Range columns) {
-  using V = Vec<Compute<T>, N>;
-  using I = Vec<Integer<T>, N>;
-  const Strides &gs = p.grad_y_stride, &os = p.offset_stride, &xs = p.grad_x_stride;
-  V sum{};
-  for (int64_t oh = rows.begin; oh < rows.end; ++oh) {
-    const int64_t i = tap_at(p.h, h, oh);
+// An input, and the outputs whose windows span it.
+struct Place {
+  int64_t n, h, w;
+  Range rows, columns;
+};
+
+INLINE int64_t tap_over(const Window& window, int64_t i, int64_t o) {
+  return window.dilation == 1 ? i + window.padding - o * window.stride : tap_at(window, i, o);
+}
+
+// add(element of grad_y, element of offsets, tap) for each output that may have chosen a channel c
+// of the input.
+template <class Add>
+INLINE void for_each_tap(const MaxPool2dBackward& p, const Place& at, int64_t c, Add add) {
+  const Strides &gs = p.grad_y_stride, &os = p.offset_stride;
+  for (int64_t oh = at.rows.begin; oh < at.rows.end; ++oh) {
+    const int64_t i = tap_over(p.h, at.h, oh);
     if (i < 0) continue;
-    for (int64_t ow = columns.begin; ow < columns.end; ++ow) {
-      const int64_t j = tap_at(p.w, w, ow);
+    for (int64_t ow = at.columns.begin; ow < at.columns.end; ++ow) {
+      const int64_t j = tap_over(p.w, at.w, ow);
       if (j < 0) continue;
-      const T* grad =
-          static_cast<const T*>(p.grad_y) + (n * gs.n + c * gs.c + oh * gs.h + ow * gs.w);
-      const Offset* offset =
-          static_cast<const Offset*>(p.offsets) + (n * os.n + c * os.c + oh * os.h + ow * os.w);
-      const V g = load<N>(grad);
-      const I winner = load_integers<Integer<T>, N>(offset);
-      sum += winner == I{} + static_cast<Integer<T>>(i * p.w.kernel + j) ? g : V{};
+      add(at.n * gs.n + c * gs.c + oh * gs.h + ow * gs.w,
+          at.n * os.n + c * os.c + oh * os.h + ow * os.w, i * p.w.kernel + j);
     }
   }
-  store<N>(static_cast<T*>(p.grad_x) + (n * xs.n + c * xs.c + h * xs.h + w * xs.w), sum);
+}
+
+template <class T>
+INLINE T* gathered(const MaxPool2dBackward& p, const Place& at, int64_t c) {
+  const Strides& xs = p.grad_x_stride;
+  return static_cast<T*>(p.grad_x) + (at.n * xs.n + c * xs.c + at.h * xs.h + at.w * xs.w);
+}
+
+// N channels of an input's gradient: the sum over the outputs that chose it.
+template <int N, class T, class Offset>
+INLINE void gather_lanes(const MaxPool2dBackward& p, const Place& at, int64_t c) {
+  using V = Vec<Compute<T>, N>;
+  using I = Vec<Integer<T>, N>;
+  V sum{};
+  for_each_tap(p, at, c, [&](int64_t grad, int64_t offset, int64_t tap) {
+    const V g = load<N>(static_cast<const T*>(p.grad_y) + grad);
+    const I winner = load_integers<Integer<T>, N>(static_cast<const Offset*>(p.offsets) + offset);
+    sum += winner == I{} + static_cast<Integer<T>>(tap) ? g : V{};
+  });
+  store<N>(gathered<T>(p, at, c), sum);
+}
+
+template <class T>
+INLINE void gather_block(const MaxPool2dBackward& p, const Place& at, int64_t c) {
+  Block<T> sum = {}, g;
+  IntegerBlock<T> winner;
+  for_each_tap(p, at, c, [&](int64_t grad, int64_t offset, int64_t tap) {
+    load_block(static_cast<const T*>(p.grad_y) + grad, g);
+    load_bytes<T>(static_cast<const uint8_t*>(p.offsets) + offset, winner);
+    for (int u = 0; u < kBlockVectors; ++u) {
+      sum[u] += winner[u] == static_cast<Integer<T>>(tap) ? g[u] : decltype(g[u] + 0){};
+    }
+  });
+  store_block(gathered<T>(p, at, c), sum);
 }
 
 template <int N, class T, class Offset>
-INLINE void gather_channels(const MaxPool2dBackward& p, const Piece& piece, int64_t c, int64_t w,
-                            Range rows, Range columns) {
-  for (; c + N <= piece.c_end; c += N) {
-    gather_lanes<N, T, Offset>(p, piece.n, c, piece.row, w, rows, columns);
+INLINE void gather_channels(const MaxPool2dBackward& p, const Place& at, int64_t c, int64_t end) {
+  if constexpr (N == kLanes<T> && N > 1) {
+    for (; c + kBlockLanes<T> <= end; c += kBlockLanes<T>) gather_block<T>(p, at, c);
   }
-  if constexpr (N > 1) gather_channels<N / 2, T, Offset>(p, piece, c, w, rows, columns);
+  for (; c + N <= end; c += N) gather_lanes<N, T, Offset>(p, at, c);
+  if constexpr (N > 1) gather_channels<N / 2, T, Offset>(p, at, c, end);
 }
 
 template <class T, class Offset>
@@ -257,14 +304,13 @@ static void gather_channels_last(const MaxPool2dBackward& p, int64_t begin, int6
   const bool unit = p.grad_y_stride.c == 1 && p.offset_stride.c == 1;
   for (int64_t index = begin; index < end; ++index) {
     const Piece piece = channels_last_piece(index, p.N, p.H, p.C);
-    const Range rows = outputs_over(p.h, piece.row, p.OH);
-    for (int64_t w = 0; w < p.W; ++w) {
-      const Range columns = outputs_over(p.w, w, p.OW);
-      if (unit) {
-        gather_channels<kWide<Offset> ? 1 : kLanes<T>, T, Offset>(p, piece, piece.c_begin, w, rows,
-                                                                  columns);
+    Place at{piece.n, piece.row, 0, outputs_over(p.h, piece.row, p.OH), {0, 0}};
+    for (; at.w < p.W; ++at.w) {
+      at.columns = next_outputs_over(p.w, at.w, p.OW, at.columns);
+      if (unit && !kWide<Offset>) {
+        gather_channels<kLanes<T>, T, Offset>(p, at, piece.c_begin, piece.c_end);
       } else {
-        gather_channels<1, T, Offset>(p, piece, piece.c_begin, w, rows, columns);
+        gather_channels<1, T, Offset>(p, at, piece.c_begin, piece.c_end);
       }
     }
   }
@@ -309,8 +355,8 @@ static void scatter_planes(const MaxPool2dBackward& p, int64_t begin, int64_t en
     } else {  // no memory: slower, the same sums
       for (int64_t h = 0; h < p.H; ++h) {
         for (int64_t w = 0; w < p.W; ++w) {
-          gather_lanes<1, T, Offset>(p, n, c, h, w, outputs_over(p.h, h, p.OH),
-                                     outputs_over(p.w, w, p.OW));
+          const Place at{n, h, w, outputs_over(p.h, h, p.OH), outputs_over(p.w, w, p.OW)};
+          gather_lanes<1, T, Offset>(p, at, c);
         }
       }
     }

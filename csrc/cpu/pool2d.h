@@ -17,6 +17,14 @@ constexpr int64_t kWorthAThread = 1 << 17;
 constexpr int64_t kChannelBlock = 64;  // channels: whole cache lines of any type
 constexpr int64_t kEnoughRows = 64;
 
+// outputs_over() input i, from those over input i - 1 (for i = 0: none), without dividing.
+PLAIN Range next_outputs_over(const Window& window, int64_t i, int64_t outputs, Range last) {
+  const int64_t at = i + window.padding, first_at = at - (window.kernel - 1) * window.dilation;
+  while (last.begin * window.stride < first_at) ++last.begin;
+  while (last.end < outputs && last.end * window.stride <= at) ++last.end;
+  return last;
+}
+
 PLAIN Split split(int64_t pieces, int64_t cost) { return {pieces, kWorthAThread / (cost + 1) + 1}; }
 
 // Channels handled by one piece of a channels-last op over `rows` rows.

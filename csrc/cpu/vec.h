@@ -40,6 +40,11 @@ struct f16 {
   uint16_t bits;
 };
 
+template <class T>
+constexpr bool kIsBf16 = false;
+template <>
+constexpr bool kIsBf16<bf16> = true;
+
 // What a stored type is computed in, and the integer as wide: comparisons give vectors of it.
 template <class T>
 struct ComputeOf {
@@ -73,6 +78,56 @@ INLINE V load_raw(const void* p) {
   V v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
+}
+
+// Lanes of integers, narrowed or widened (without a sign) to and from the stored type. The compiler
+// would take many of them apart one by one.
+template <class I, int N, class Stored>
+INLINE Vec<I, N> load_integers(const Stored* p) {
+  using V = Vec<I, N>;
+#ifdef __AVX2__
+  constexpr int from = sizeof(Stored), to = sizeof(I);
+  if constexpr (sizeof(V) == 32 && from <= 2 && from < to) {
+    __m128i stored{};
+    __builtin_memcpy(&stored, p, N * from);
+    if constexpr (from == 2) return (V)_mm256_cvtepu16_epi32(stored);
+    if constexpr (to == 2) return (V)_mm256_cvtepu8_epi16(stored);
+    if constexpr (to == 4) return (V)_mm256_cvtepu8_epi32(stored);
+    if constexpr (to == 8) return (V)_mm256_cvtepu8_epi64(stored);
+  }
+#ifdef __AVX512F__
+  if constexpr (sizeof(V) == 64 && from <= 2 && from < to) {
+    __m256i stored{};
+    __builtin_memcpy(&stored, p, N * from);
+    const __m128i low = _mm256_castsi256_si128(stored);
+    if constexpr (from == 2) return (V)_mm512_cvtepu16_epi32(stored);
+    if constexpr (to == 2) return (V)_mm512_cvtepu8_epi16(stored);
+    if constexpr (to == 4) return (V)_mm512_cvtepu8_epi32(low);
+    if constexpr (to == 8) return (V)_mm512_cvtepu8_epi64(low);
+  }
+#endif
+#endif
+  return __builtin_convertvector(load_raw<Vec<Stored, N>>(p), V);
+}
+
+template <int N, class Stored, class V>
+INLINE void store_integers(Stored* p, V v) {
+#ifdef __AVX512F__
+  constexpr int from = sizeof(v[0]), to = sizeof(Stored);
+  if constexpr (sizeof(V) == 64 && to <= 2 && to < from) {
+    __m256i stored{};
+    if constexpr (from == 2) stored = _mm512_cvtepi16_epi8((__m512i)v);
+    if constexpr (from == 4 && to == 2) stored = _mm512_cvtepi32_epi16((__m512i)v);
+    if constexpr (from == 4 && to == 1) {
+      stored = _mm256_castsi128_si256(_mm512_cvtepi32_epi8((__m512i)v));
+    }
+    if constexpr (from == 8) stored = _mm256_castsi128_si256(_mm512_cvtepi64_epi8((__m512i)v));
+    __builtin_memcpy(p, &stored, N * to);
+    return;
+  }
+#endif
+  const auto stored = __builtin_convertvector(v, Vec<Stored, N>);
+  __builtin_memcpy(p, &stored, sizeof stored);
 }
 
 // f16 <-> float by exponent arithmetic, for CPUs (and lane counts) without an instruction for it.
@@ -113,8 +168,7 @@ INLINE Vec<double, N> load(const double* p) {
 }
 template <int N>
 INLINE Vec<float, N> load(const bf16* p) {
-  using U = Vec<uint32_t, N>;
-  return bit_copy<Vec<float, N>>(__builtin_convertvector(load_raw<Vec<uint16_t, N>>(p), U) << 16);
+  return bit_copy<Vec<float, N>>(load_integers<uint32_t, N>(&p->bits) << 16);
 }
 template <int N>
 INLINE Vec<float, N> load(const f16* p) {
@@ -135,15 +189,18 @@ template <int N>
 INLINE void store(double* p, Vec<double, N> v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
+// float to bf16, in the lower half of each word.
 template <int N>
-INLINE void store(bf16* p, Vec<float, N> v) {
+INLINE Vec<uint32_t, N> round_bf16(Vec<float, N> v) {
   using U = Vec<uint32_t, N>;
   const U word = bit_copy<U>(v);
   const U rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;  // to nearest, ties to even
   const U nan = (word >> 16) | 0x40u;  // quiet, never rounded to infinity
-  const auto narrow =
-      __builtin_convertvector((word & 0x7fffffffu) > 0x7f800000u ? nan : rounded, Vec<uint16_t, N>);
-  __builtin_memcpy(p, &narrow, sizeof narrow);
+  return (word & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+}
+template <int N>
+INLINE void store(bf16* p, Vec<float, N> v) {
+  store_integers<N>(&p->bits, round_bf16<N>(v));
 }
 template <int N>
 INLINE void store(f16* p, Vec<float, N> v) {
@@ -163,17 +220,6 @@ INLINE void store(f16* p, Vec<float, N> v) {
 #endif
   const auto narrow = narrow_f16<N>(v);
   __builtin_memcpy(p, &narrow, sizeof narrow);
-}
-
-// Lanes of integers, narrowed or widened to the stored type.
-template <int N, class Stored, class Wide>
-INLINE void store_integers(Stored* p, Wide v) {
-  const auto stored = __builtin_convertvector(v, Vec<Stored, N>);
-  __builtin_memcpy(p, &stored, sizeof stored);
-}
-template <class I, int N, class Stored>
-INLINE Vec<I, N> load_integers(const Stored* p) {
-  return __builtin_convertvector(load_raw<Vec<Stored, N>>(p), Vec<I, N>);
 }
 
 template <int... K>
@@ -203,18 +249,23 @@ INLINE Vec<Compute<T>, N> load_lanes(const T* p) {
 }
 
 // A block: four vectors of consecutive elements, in whichever order of lanes loads and stores best;
-// only store_block puts the order back. For bf16 that is the even and the odd elements of each
-// vector's worth of bytes: a shift and a mask instead of shuffles.
+// only a store puts the order back. For bf16 that is the even and the odd elements of each vector's
+// worth of bytes: a shift and a mask instead of shuffles. The integers that go with a block, one
+// byte each in memory, lie in the same order.
 constexpr int kBlockVectors = 4;
 template <class T>
 constexpr int kBlockLanes = kBlockVectors * kLanes<T>;
+template <class T>
+using Block = Vec<Compute<T>, kLanes<T>>[kBlockVectors];
+template <class T>
+using IntegerBlock = Vec<Integer<T>, kLanes<T>>[kBlockVectors];
 
 template <class T>
-INLINE void load_block(const T* p, Vec<Compute<T>, kLanes<T>> (&v)[kBlockVectors]) {
+INLINE void load_block(const T* p, Block<T>& v) {
   constexpr int N = kLanes<T>;
   for (int u = 0; u < kBlockVectors; ++u) v[u] = load<N>(p + u * N);
 }
-INLINE void load_block(const bf16* p, Vec<float, kLanes<bf16>> (&v)[kBlockVectors]) {
+INLINE void load_block(const bf16* p, Block<bf16>& v) {
   constexpr int N = kLanes<bf16>;
   for (int u = 0; u < kBlockVectors; u += 2) {
     const auto pairs = load_raw<Vec<uint32_t, N>>(p + u * N);
@@ -223,18 +274,57 @@ INLINE void load_block(const bf16* p, Vec<float, kLanes<bf16>> (&v)[kBlockVector
   }
 }
 
-// Stores a block of values that need no rounding, as a maximum of loaded ones.
 template <class T>
-INLINE void store_block_exact(T* p, const Vec<Compute<T>, kLanes<T>> (&v)[kBlockVectors]) {
+INLINE void load_bytes(const uint8_t* p, IntegerBlock<T>& v) {
+  constexpr int N = kLanes<T>;
+  if constexpr (kIsBf16<T>) {
+    for (int u = 0; u < kBlockVectors; u += 2) {
+      const auto pairs = bit_copy<Vec<int32_t, N>>(load_integers<uint16_t, 2 * N>(p + u * N));
+      v[u] = pairs & 0xffff;
+      v[u + 1] = pairs >> 16;
+    }
+  } else {
+    for (int u = 0; u < kBlockVectors; ++u) v[u] = load_integers<Integer<T>, N>(p + u * N);
+  }
+}
+
+template <class T>
+INLINE void store_block(T* p, const Block<T>& v) {
   constexpr int N = kLanes<T>;
   for (int u = 0; u < kBlockVectors; ++u) store<N>(p + u * N, v[u]);
 }
-INLINE void store_block_exact(bf16* p, const Vec<float, kLanes<bf16>> (&v)[kBlockVectors]) {
+INLINE void store_block(bf16* p, const Block<bf16>& v) {
+  constexpr int N = kLanes<bf16>;
+  for (int u = 0; u < kBlockVectors; u += 2) {
+    const auto pairs = round_bf16<N>(v[u]) | round_bf16<N>(v[u + 1]) << 16;
+    __builtin_memcpy(p + u * N, &pairs, sizeof pairs);
+  }
+}
+
+// Stores a block of values that need no rounding, as a maximum of loaded ones.
+template <class T>
+INLINE void store_block_exact(T* p, const Block<T>& v) {
+  store_block(p, v);
+}
+INLINE void store_block_exact(bf16* p, const Block<bf16>& v) {
   constexpr int N = kLanes<bf16>;
   using U = Vec<uint32_t, N>;
   for (int u = 0; u < kBlockVectors; u += 2) {
     const U pairs = (bit_copy<U>(v[u]) >> 16) | bit_copy<U>(v[u + 1]);
     __builtin_memcpy(p + u * N, &pairs, sizeof pairs);
+  }
+}
+
+template <class T>
+INLINE void store_bytes(uint8_t* p, const IntegerBlock<T>& v) {
+  constexpr int N = kLanes<T>;
+  if constexpr (kIsBf16<T>) {
+    for (int u = 0; u < kBlockVectors; u += 2) {
+      const auto words = bit_copy<Vec<uint16_t, 2 * N>>(v[u] | v[u + 1] << 16);
+      store_integers<2 * N>(p + u * N, words);
+    }
+  } else {
+    for (int u = 0; u < kBlockVectors; ++u) store_integers<N>(p + u * N, v[u]);
   }
 }
 
