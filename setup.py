@@ -132,6 +132,8 @@ def plan_cpu(n, torch_flags, link_torch):
         n.compile("cxx", CSRC / "cpu/kernels.cpp", "cpu_kernels", torch_flags),
         *plan_ops(n, "cpu", torch_flags),
     ]
+    for source in sorted((CSRC / "cpu/launch").glob("*.cpp")):
+        objects.append(n.compile("cxx", source, f"cpu_launch_{source.stem}", torch_flags))
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         if source.stem != "kernels":  # a kernel: one object per ISA
             objects += [
@@ -160,12 +162,13 @@ def plan_cuda(n, torch_flags, link_torch, nvcc, archs, compiler):
 
 
 def plan_ops(n, device, torch_flags):
-    """Checks, allocation and registration of every op, once per device's library."""
+    """Checks, allocation and registration of the ops that a device has kernels for."""
     key = device.upper()
     flags = f"{torch_flags} -DTORCHEXT_DISPATCH_KEY={key} -DTORCHEXT_LIBRARY_{key}=1"
     return [
         n.compile("cxx", source, f"{device}_op_{source.stem}", flags)
         for source in sorted((CSRC / "op").glob("*.cpp"))
+        if device == "cpu" or (CSRC / device / f"{source.stem}.cu").exists()
     ]
 
 

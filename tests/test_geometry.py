@@ -8,7 +8,8 @@ import itertools
 import hypothesis.strategies as st
 import pytest
 import torch
-from fuzzing import HUGE, examples, pairs, pools
+from families.pooling import LARGE, pairs, pools
+from fuzzing import examples
 from hypothesis import assume, given
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
@@ -97,7 +98,7 @@ def test_avg_pool2d(data, pool, count_include_pad, divisor):
 
 
 @examples(200)
-@given(st.data(), pools(odd=4), pairs(st.integers(0, 9) | st.sampled_from([-1, *HUGE])))
+@given(st.data(), pools(odd=4), pairs(st.integers(0, 9) | st.sampled_from([-1, *LARGE])))
 def test_adaptive_avg_pool2d(data, pool, output_size):
     shape = pool[0]
     strides = data.draw(strided(shape))

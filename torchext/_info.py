@@ -65,7 +65,7 @@ def _backends(name):
     known = not _load.why_not_loaded["cpu"]
     backends = {"cpu": "C++"} if known and has(f"torchext::{name}", "CPU") else {}
     if known and has(f"torchext::{name}", "CUDA"):
-        backends["cuda"] = "Triton" if serves_cuda() else "C++"
+        backends["cuda"] = "Triton" if serves_cuda(name) else "C++"
     return backends
 
 

@@ -47,7 +47,10 @@ class Op:
     backward       (ctx, *grads) -> a gradient per argument; save(ctx, inputs, output) feeds it
     autocast       names of the arguments that are cast to autocast's dtype
     flops          FLOPs as torch.utils.flop_counter counts them, from the arguments' shapes
-    sharded_dims   DTensor: dims along which all tensors may be sharded alike
+    batched        names of the tensors whose first dimension is the batch; None: all of them
+    sample_dims    dimensions of one sample of a batched tensor: a tensor of so many has no batch
+                   dimension. None: any number of leading dimensions are batch
+    sharded_dims   DTensor: dims along which outputs and batched tensors may be sharded alike
     dtypes         of the first argument, for which kernels exist
     pairs          how many int[2] arguments, each of which may be one int, follow the first
     """
@@ -59,6 +62,8 @@ class Op:
     save: Callable | None = None
     autocast: tuple = ()
     flops: Callable = lambda *args, **kwargs: 0
+    batched: tuple | None = None
+    sample_dims: int | None = 3
     sharded_dims: tuple = (0,)
     dtypes: frozenset = FLOATS
     pairs: int = 0
@@ -130,10 +135,10 @@ def register(op, namespace):
         _register_autograd(op, namespace, op.backward, save)
     elif op.name.endswith("_backward"):
         _register_double_backward(op, namespace)
-    torch.library.register_vmap(qualified, _fold_batch(op, namespace), lib=library)
+    overload = getattr(getattr(torch.ops, namespace), op.name).default
+    torch.library.register_vmap(qualified, _fold_batch(op, overload), lib=library)
     if op.autocast:
         _register_autocast(op, namespace, library)
-    overload = getattr(getattr(torch.ops, namespace), op.name).default
     torch._decomp.decomposition_table[overload] = op.decomposition  # ONNX export reads this table
     torch._decomp.meta_table[overload] = op.fake  # without it FakeTensor prefers the decomposition
     # Inductor would otherwise refuse, where CI is set, an op found in the decomposition table.
@@ -176,7 +181,7 @@ def _register_double_backward(op, namespace):
         ctx.arguments = [None if isinstance(x, torch.Tensor) else x for x in inputs]
         ctx.is_tensor = [isinstance(x, torch.Tensor) for x in inputs]
 
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
         tensors = iter(ctx.saved_tensors)
         inputs = [
             next(tensors) if tensor else x
@@ -187,25 +192,55 @@ def _register_double_backward(op, namespace):
             inputs = [
                 x.detach().requires_grad_() if i in wanted else x for i, x in enumerate(inputs)
             ]
-            y = op.decomposition(*inputs)
-        grads = iter(torch.autograd.grad(y, [inputs[i] for i in wanted], grad))
-        return tuple(next(grads) if i in wanted else None for i in range(len(inputs)))
+            ys = op.decomposition(*inputs)
+        ys = ys if isinstance(ys, tuple) else (ys,)
+        pairs = [
+            (y, g) for y, g in zip(ys, grads, strict=True) if g is not None and y.requires_grad
+        ]
+        found = torch.autograd.grad(
+            [y for y, _ in pairs],
+            [inputs[i] for i in wanted],
+            [g for _, g in pairs],
+            allow_unused=True,
+        )
+        found = iter(found)
+        return tuple(next(found) if i in wanted else None for i in range(len(inputs)))
 
     _register_autograd(op, namespace, backward, save)
 
 
-def _fold_batch(op, namespace):
-    """vmap by folding the mapped dimension into the batch, which every tensor has in dim 0."""
+def _tensor_names(op, overload):
+    """(all arguments' names, those of its batched tensors)"""
+    arguments = overload._schema.arguments
+    tensors = [a.name for a in arguments if "Tensor" in str(a.type)]
+    return [a.name for a in arguments], tensors if op.batched is None else list(op.batched)
+
+
+def _fold_batch(op, overload):
+    """vmap by folding the mapped dimension into the batch; the decomposition where weights map."""
+    names, batched = _tensor_names(op, overload)
+
+    def fold(x, dim, size):
+        """(x with the mapped dimension folded, whether x had no batch dimension)"""
+        x = x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
+        unbatched = op.sample_dims is None or x.dim() == op.sample_dims + 1
+        return x if unbatched else x.flatten(0, 1), unbatched
 
     def vmap(info, in_dims, *args):
-        folded, unbatched = [], False
-        for x, dim in zip(args, in_dims, strict=True):
-            if isinstance(x, torch.Tensor):
-                x = x.movedim(dim, 0) if dim is not None else x.expand(info.batch_size, *x.shape)
-                unbatched = x.dim() == 4  # (mapped, C, H, W): the mapped dimension is the batch
-                x = x if unbatched else x.flatten(0, 1)
-            folded.append(x)
-        y = getattr(getattr(torch.ops, namespace), op.name)(*folded)
+        in_dims = [
+            dim if isinstance(x, torch.Tensor) else None
+            for x, dim in zip(args, in_dims, strict=True)
+        ]
+        mapped = {n for n, dim in zip(names, in_dims, strict=False) if dim is not None}
+        if not mapped.issubset(batched):
+            notice(op.name, "vmap over its weights maps the decomposition")
+            y = torch.vmap(op.decomposition, tuple(in_dims))(*args)
+            return y, (0,) * len(y) if isinstance(y, tuple) else 0
+        args, unbatched = list(args), False
+        for i, (name, x, dim) in enumerate(zip(names, args, in_dims, strict=False)):
+            if name in batched and isinstance(x, torch.Tensor):
+                args[i], unbatched = fold(x, dim, info.batch_size)
+        y = overload(*args)
 
         def unfold(t):
             return t if unbatched else t.unflatten(0, (info.batch_size, -1))
@@ -246,12 +281,20 @@ def _register_sharding(op, overload):
     from torch.distributed.tensor.experimental import register_sharding
 
     outputs = len(overload._schema.returns)
-    tensors = [str(argument.type) == "Tensor" for argument in overload._schema.arguments]
+    _, batched = _tensor_names(op, overload)
+    arguments = overload._schema.arguments
+
+    def place(argument, value, placement):
+        if value is None or "Tensor" not in str(argument.type):
+            return None
+        return placement if argument.name in batched else Replicate()
 
     @register_sharding(overload)
     def strategy(*args, **kwargs):
-        placements = [Replicate(), *(Shard(dim) for dim in op.sharded_dims)]
         return [
-            ([p] * outputs, [p if tensor else None for tensor in tensors[: len(args)]])
-            for p in placements
+            (
+                [p] * outputs,
+                [place(a, x, p) for a, x in zip(arguments, args, strict=False)],
+            )
+            for p in [Replicate(), *(Shard(dim) for dim in op.sharded_dims)]
         ]

@@ -1,4 +1,4 @@
-"""The ops on Triton: for CUDA tensors where the CUDA library did not load, or by choice.
+"""The ops on Triton: for CUDA tensors where the CUDA library has no kernel, or by choice.
 
 Triton and the kernels are imported at an op's first call, never by `import torchext`. Where Triton
 is not installed, or lacks an op, the op's decomposition runs, with its notice.
@@ -18,12 +18,19 @@ TESTED = "torchext_triton"
 
 
 @functools.cache
-def serves_cuda():
-    """Whether CUDA tensors are Triton's; TORCHEXT_BACKEND=triton prefers it to the CUDA library."""
+def serves_cuda(op):
+    """Whether CUDA tensors are Triton's: where the op has no CUDA kernel, or by choice."""
     if _load.why_not_loaded["cpu"] or not torch.version.cuda:
         return False
-    wanted = os.environ.get("TORCHEXT_BACKEND") == "triton" or _load.why_not_loaded["cuda"]
-    return bool(wanted) and importlib.util.find_spec("triton") is not None
+    wanted = os.environ.get("TORCHEXT_BACKEND") == "triton" or (
+        not torch._C._dispatch_has_kernel_for_dispatch_key(f"torchext::{op}", "CUDA")
+    )
+    return wanted and _has_triton()
+
+
+@functools.cache
+def _has_triton():
+    return importlib.util.find_spec("triton") is not None
 
 
 def _lazy(op):
@@ -50,11 +57,10 @@ def register_for_cuda():
             f"torchext: TORCHEXT_BACKEND: got {choice!r}, expected cuda or triton; using cuda",
             stacklevel=2,
         )
-    if serves_cuda():
-        with warnings.catch_warnings():  # torch 2.10 warns of an override that was asked for
-            warnings.simplefilter("ignore")
-            for op in OPS.values():
-                library_of("torchext").impl(op.name, _lazy(op), "CUDA", allow_override=True)
+    with warnings.catch_warnings():  # torch 2.10 warns of an override that was asked for
+        warnings.simplefilter("ignore")
+        for op in filter(lambda op: serves_cuda(op.name), OPS.values()):
+            library_of("torchext").impl(op.name, _lazy(op), "CUDA", allow_override=True)
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""What the ops are tested on: a file per family, with SPECS, REFUSED and FUZZED (see cases.py)."""
