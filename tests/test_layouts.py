@@ -85,3 +85,14 @@ def test_repeats_agree(op, case, backend, threads):
     first = backend(op, *args)
     for _ in range(20):
         assert same_bits(backend(op, *args), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_larger_than_the_caches(dtype, cpu, threads):
+    """Written past the caches, and complete when the call returns."""
+    torch.set_num_threads(2)
+    channels = 128 // dtype.itemsize * 2
+    x = torch.randn(1, channels, 452, 454).to(dtype).to(memory_format=torch.channels_last)
+    for window in (2, 3):
+        got = torch.ops.torchext.max_pool2d_inference(x, window, window, 0, 1, False)
+        assert torch.equal(got, torch.nn.functional.max_pool2d(x, window))

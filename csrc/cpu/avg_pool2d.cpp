@@ -301,30 +301,10 @@ INLINE void spread(const AvgPool2dBackward& p, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void run(const AvgPool2d& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return average<float>(p, begin, end);
-    case DType::f64:
-      return average<double>(p, begin, end);
-    case DType::bf16:
-      return average<bf16>(p, begin, end);
-    case DType::f16:
-      return average<f16>(p, begin, end);
-  }
-}
+void run(const AvgPool2d& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(average, p, begin, end) }
 
 void run(const AvgPool2dBackward& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return spread<float>(p, begin, end);
-    case DType::f64:
-      return spread<double>(p, begin, end);
-    case DType::bf16:
-      return spread<bf16>(p, begin, end);
-    case DType::f16:
-      return spread<f16>(p, begin, end);
-  }
+  FOR_EACH_DTYPE(spread, p, begin, end)
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA

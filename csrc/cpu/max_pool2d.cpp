@@ -108,7 +108,8 @@ INLINE Range uncut_outputs(const MaxPool2d& p) {
 
 // A block of channels of one output whose whole window, KH x KW taps, lies inside the input.
 template <int KH, int KW, class T, class Offset>
-INLINE void pool_block(const T* x, int64_t row, int64_t column, T* y, Offset* offsets) {
+INLINE void pool_block(const T* x, int64_t row, int64_t column, T* y, Offset* offsets,
+                       bool stream) {
   Block<T> best, v;
   IntegerBlock<T> winner = {};
   load_block(x, best);
@@ -125,8 +126,18 @@ INLINE void pool_block(const T* x, int64_t row, int64_t column, T* y, Offset* of
       }
     }
   }
-  store_block_exact(y, best);
+  store_block_exact(y, best, stream);
   if constexpr (kSaves<Offset>) store_bytes<T>(offsets, winner);
+}
+
+// Whether y's blocks go past the caches: where x and y are more than they hold, y would be gone
+// from them anyway before anybody reads it, and writing to memory needs no reading first.
+template <class T>
+INLINE bool streams(const MaxPool2d& p) {
+  constexpr int64_t kCached = 48 << 20, kLine = TORCHEXT_VECTOR_BYTES;
+  const int64_t bytes = p.N * p.C * (p.H * p.W + p.OH * p.OW) * static_cast<int64_t>(sizeof(T));
+  return bytes > kCached && reinterpret_cast<uintptr_t>(p.y) % kLine == 0 &&
+         p.C * static_cast<int64_t>(sizeof(T)) % kLine == 0;
 }
 
 // The uncut outputs of a row, for the windows that models use.
@@ -137,10 +148,11 @@ static void pool_pixels(const MaxPool2d& p, const Run<T, Offset>& first, int64_t
   Run<T, Offset> run = first;
   run.x += run.at;
   run.at = 0;
+  const bool stream = streams<T>(p);
   for (int64_t ow = 0; ow < outputs; ++ow) {
     int64_t c = 0;
     for (; c + kBlockLanes<T> <= channels; c += kBlockLanes<T>) {
-      pool_block<KH, KW>(run.x + c, row, column, run.y + c, run.offsets + c);
+      pool_block<KH, KW>(run.x + c, row, column, run.y + c, run.offsets + c, stream);
     }
     if (c < channels) {
       Run<T, Offset> rest = run;
@@ -153,6 +165,7 @@ static void pool_pixels(const MaxPool2d& p, const Run<T, Offset>& first, int64_t
     run.y += p.y_stride.w;
     if constexpr (kSaves<Offset>) run.offsets += p.y_stride.w;
   }
+  if (stream) fence();
 }
 
 template <class T, class Offset>
@@ -403,29 +416,11 @@ INLINE void indices_from(const MaxPool2dIndices& p, int64_t begin, int64_t end) 
 }  // namespace
 
 void run(const MaxPool2d& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return pool_saving<float>(p, begin, end);
-    case DType::f64:
-      return pool_saving<double>(p, begin, end);
-    case DType::bf16:
-      return pool_saving<bf16>(p, begin, end);
-    case DType::f16:
-      return pool_saving<f16>(p, begin, end);
-  }
+  FOR_EACH_DTYPE(pool_saving, p, begin, end)
 }
 
 void run(const MaxPool2dBackward& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32:
-      return pool_backward_from<float>(p, begin, end);
-    case DType::f64:
-      return pool_backward_from<double>(p, begin, end);
-    case DType::bf16:
-      return pool_backward_from<bf16>(p, begin, end);
-    case DType::f16:
-      return pool_backward_from<f16>(p, begin, end);
-  }
+  FOR_EACH_DTYPE(pool_backward_from, p, begin, end)
 }
 
 void run(const MaxPool2dIndices& p, int64_t begin, int64_t end) {

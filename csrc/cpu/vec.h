@@ -23,6 +23,19 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// The body of a kernel's run(): function<T> for the type that p.dtype says is stored.
+#define FOR_EACH_DTYPE(function, p, begin, end) \
+  switch ((p).dtype) {                          \
+    case DType::f32:                            \
+      return function<float>(p, begin, end);    \
+    case DType::f64:                            \
+      return function<double>(p, begin, end);   \
+    case DType::bf16:                           \
+      return function<bf16>(p, begin, end);     \
+    case DType::f16:                            \
+      return function<f16>(p, begin, end);      \
+  }
+
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
@@ -301,17 +314,39 @@ INLINE void store_block(bf16* p, const Block<bf16>& v) {
   }
 }
 
-// Stores a block of values that need no rounding, as a maximum of loaded ones.
-template <class T>
-INLINE void store_block_exact(T* p, const Block<T>& v) {
-  store_block(p, v);
+// Stores a whole vector; past the caches if asked to: then p must be aligned, and fence() follow.
+template <class V>
+INLINE void store_raw(void* p, const V& v, bool stream) {
+#ifdef __AVX2__
+  if (stream) {
+    if constexpr (sizeof v == 32) return _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#ifdef __AVX512F__
+    if constexpr (sizeof v == 64) return _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#endif
+  }
+#endif
+  (void)stream;
+  __builtin_memcpy(p, &v, sizeof v);
 }
-INLINE void store_block_exact(bf16* p, const Block<bf16>& v) {
+INLINE void fence() {
+#ifdef __AVX2__
+  _mm_sfence();
+#endif
+}
+
+// Stores a block of values that need no rounding, as a maximum of loaded ones. f16 never streams.
+template <class T>
+INLINE void store_block_exact(T* p, const Block<T>& v, bool stream) {
+  constexpr int N = kLanes<T>;
+  if constexpr (sizeof(T) == 2) return store_block(p, v);
+  for (int u = 0; u < kBlockVectors; ++u) store_raw(p + u * N, v[u], stream);
+}
+INLINE void store_block_exact(bf16* p, const Block<bf16>& v, bool stream) {
   constexpr int N = kLanes<bf16>;
   using U = Vec<uint32_t, N>;
   for (int u = 0; u < kBlockVectors; u += 2) {
     const U pairs = (bit_copy<U>(v[u]) >> 16) | bit_copy<U>(v[u + 1]);
-    __builtin_memcpy(p + u * N, &pairs, sizeof pairs);
+    store_raw(p + u * N, pairs, stream);
   }
 }
 
