@@ -15,4 +15,10 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("adaptive_avg_pool2d(Tensor input, SymInt[2] output_size) -> Tensor");
   library.def("adaptive_avg_pool2d_inference(Tensor input, SymInt[2] output_size) -> Tensor");
   library.def("adaptive_avg_pool2d_backward(Tensor grad_y, SymInt[2] input_size, bool channels_last) -> Tensor");
+  library.def("conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
+  library.def("conv2d_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
+  library.def("conv2d_backward_input(Tensor grad_y, Tensor? y, Tensor weight, SymInt[2] input_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
+  library.def("conv2d_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int[2] kernel_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> (Tensor, Tensor)");
+  library.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");
+  library.def("conv_transpose2d_inference(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");
 }

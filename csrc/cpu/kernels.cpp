@@ -8,7 +8,9 @@
 
 #include "../common/stable.h"
 #include "isa.h"
+#include "outer.h"
 #include "pool2d.h"
+#include "product.h"
 
 namespace torchext {
 namespace cpu {
@@ -82,6 +84,18 @@ CPU_KERNEL(MaxPool2dBackward)
 CPU_KERNEL(MaxPool2dIndices)
 CPU_KERNEL(AvgPool2d)
 CPU_KERNEL(AvgPool2dBackward)
+
+// What the launches in launch/ are made of.
+using cpu::ColumnSums;
+using cpu::Image;
+using cpu::Outer;
+using cpu::Panels;
+using cpu::Product;
+CPU_KERNEL(Image)
+CPU_KERNEL(Panels)
+CPU_KERNEL(Product)
+CPU_KERNEL(Outer)
+CPU_KERNEL(ColumnSums)
 
 }  // namespace torchext
 

@@ -1,0 +1,309 @@
+// conv2d on the CPU as products over images (../product.h). The gradient of x is, for each residue
+// of its rows and columns modulo the stride, a product with the taps that reach them; the gradient
+// of w a sum of outer products over pixels.
+#include "../../op/conv2d.h"
+
+#include <memory>
+#include <vector>
+
+#include "../outer.h"
+#include "../product.h"
+#include "scratch.h"
+
+namespace torchext {
+
+void launch(const cpu::Image& p, void*);
+void launch(const cpu::Panels& p, void*);
+void launch(const cpu::Product& p, void*);
+void launch(const cpu::Outer& p, void*);
+void launch(const cpu::ColumnSums& p, void*);
+
+namespace {
+
+using cpu::panel_columns;
+using cpu::Scratch;
+
+const void* at(const void* p, DType dtype, int64_t element) {
+  const int64_t size = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+  return static_cast<const char*>(p) + element * size;
+}
+void* at(void* p, DType dtype, int64_t element) {
+  return const_cast<void*>(at(const_cast<const void*>(p), dtype, element));
+}
+
+// A tensor as an image that products can read: in place, or laid out in scratch memory.
+struct Laid {
+  const void* data;
+  int64_t n, row, column;  // strides
+  std::unique_ptr<Scratch> scratch;
+};
+
+bool readable_in_place(const cpu::Image& p) {
+  const bool plain = p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
+  return plain && p.y == nullptr && (p.dtype == DType::f32 || p.dtype == DType::f64) &&
+         p.x_stride.c == 1;
+}
+
+Laid lay_out(cpu::Image p, bool in_place) {
+  if (in_place && readable_in_place(p)) {
+    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, nullptr};
+  }
+  auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.C);
+  p.to = scratch->get();
+  launch(p, nullptr);
+  return {p.to, p.rows * p.columns * p.C, p.columns * p.C, p.C, std::move(scratch)};
+}
+
+// Where a product's segments lie in an image, and how many adjacent elements each has: the taps of
+// a row of the window are one segment if they are adjacent.
+struct Segments {
+  std::vector<int64_t> offsets;
+  int64_t length;
+  bool merged;
+};
+Segments segments_of(const Conv2dShape& p, const Laid& x) {
+  Segments s;
+  const int64_t channels = p.C / p.groups;
+  s.merged = p.groups == 1 && p.w.dilation == 1 && x.column == p.C;
+  s.length = s.merged ? p.w.kernel * channels : channels;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    for (int64_t j = 0; j < (s.merged ? 1 : p.w.kernel); ++j) {
+      s.offsets.push_back(i * p.h.dilation * x.row + j * p.w.dilation * x.column);
+    }
+  }
+  return s;
+}
+
+cpu::Image padded_input(const Conv2dShape& p, const void* x, const Strides& x_stride) {
+  cpu::Image image{};
+  image.dtype = p.dtype;
+  image.N = p.N, image.C = p.C, image.H = p.H, image.W = p.W;
+  image.rows = p.H + 2 * p.h.padding;
+  image.columns = p.W + 2 * p.w.padding;
+  image.top = p.h.padding, image.left = p.w.padding;
+  image.step_h = image.step_w = 1;
+  image.x = x;
+  image.x_stride = x_stride;
+  return image;
+}
+
+Scratch pack(cpu::Panels& p) {
+  const int64_t columns = panel_columns(p.dtype);
+  Scratch scratch(p.dtype, p.groups * ceil_div(p.N, columns), p.segments, p.K, columns);
+  p.to = scratch.get();
+  launch(p, nullptr);
+  return scratch;
+}
+
+// Pixels that follow each other evenly in every image involved are one line.
+void merge_lines(cpu::Product& p) {
+  const bool residual = p.residual != nullptr;
+  if (p.a_row == p.columns * p.a_column && p.y_row == p.columns * p.y_column &&
+      (!residual || p.residual_row == p.columns * p.residual_column)) {
+    p.columns *= p.rows;
+    p.rows = 1;
+    p.a_row = p.a_image, p.y_row = p.y_image, p.residual_row = p.residual_image;
+    if (p.a_image == p.columns * p.a_column && p.y_image == p.columns * p.y_column &&
+        (!residual || p.residual_image == p.columns * p.residual_column)) {
+      p.columns *= p.images;
+      p.images = 1;
+    }
+  }
+}
+
+}  // namespace
+
+void launch(const Conv2d& p, void*) {
+  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
+  const Segments segments = segments_of(p, x);
+  std::vector<int64_t> w_segments;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    for (int64_t j = 0; j < p.w.kernel; ++j) {
+      w_segments.push_back(i * p.w_stride.h + j * p.w_stride.w);
+    }
+  }
+  const int64_t N = p.O / p.groups;
+  cpu::Panels panels{p.dtype,
+                     p.groups,
+                     N,
+                     static_cast<int64_t>(w_segments.size()),
+                     p.C / p.groups,
+                     p.weight,
+                     N * p.w_stride.n,
+                     p.w_stride.n,
+                     p.w_stride.c,
+                     w_segments.data(),
+                     nullptr};
+  const Scratch packed = pack(panels);
+
+  cpu::Product product{};
+  product.dtype = p.dtype;
+  product.groups = p.groups, product.images = p.N, product.rows = p.OH, product.columns = p.OW;
+  product.segments = static_cast<int64_t>(segments.offsets.size());
+  product.K = segments.length, product.N = N;
+  product.a = x.data;
+  product.a_group = p.C / p.groups, product.a_image = x.n;
+  product.a_row = p.h.stride * x.row, product.a_column = p.w.stride * x.column;
+  product.a_segment = segments.offsets.data();
+  product.b = packed.get();
+  product.y = p.y, product.bias = p.bias, product.residual = p.residual;
+  const Strides &ys = p.y_stride, &rs = p.residual_stride;
+  product.y_group = N * ys.c, product.y_image = ys.n, product.y_row = ys.h;
+  product.y_column = ys.w, product.y_n = ys.c;
+  product.residual_group = N * rs.c, product.residual_image = rs.n, product.residual_row = rs.h;
+  product.residual_column = rs.w, product.residual_n = rs.c;
+  product.activation = p.activation;
+  merge_lines(product);
+  launch(product, nullptr);
+}
+
+namespace {
+
+// The taps with which outputs reach the inputs at `residue` modulo the stride, along one axis:
+// input residue + q * stride gets output q + shift through each tap.
+struct Reach {
+  std::vector<int64_t> taps, shifts;
+  int64_t residue, inputs;
+};
+std::vector<Reach> reaches_of(const Window& window, int64_t size) {
+  std::vector<Reach> reaches;
+  for (int64_t residue = 0; residue < min_of(window.stride, size); ++residue) {
+    Reach reach{{}, {}, residue, (size - residue - 1) / window.stride + 1};
+    for (int64_t tap = 0; tap < window.kernel; ++tap) {
+      const int64_t distance = residue + window.padding - tap * window.dilation;
+      if (distance % window.stride == 0) {
+        reach.taps.push_back(tap);
+        reach.shifts.push_back(distance / window.stride);
+      }
+    }
+    reaches.push_back(std::move(reach));
+  }
+  return reaches;
+}
+
+// How far beyond [0, outputs) the shifted outputs of all residues reach.
+struct Margin {
+  int64_t before = 0, after = 0;
+};
+Margin margin_of(const std::vector<Reach>& reaches, int64_t outputs) {
+  Margin margin;
+  for (const Reach& reach : reaches) {
+    for (const int64_t shift : reach.shifts) {
+      margin.before = max_of(margin.before, -shift);
+      margin.after = max_of(margin.after, reach.inputs + shift - outputs);
+    }
+  }
+  return margin;
+}
+
+cpu::Image gated_gradient(const Conv2dShape& p, const void* grad_y, const Strides& grad_y_stride,
+                          const void* y, const Strides& y_stride, Activation activation,
+                          Margin rows = {}, Margin columns = {}) {
+  cpu::Image image{};
+  image.dtype = p.dtype;
+  image.N = p.N, image.C = p.O, image.H = p.OH, image.W = p.OW;
+  image.rows = rows.before + p.OH + rows.after;
+  image.columns = columns.before + p.OW + columns.after;
+  image.top = rows.before, image.left = columns.before;
+  image.step_h = image.step_w = 1;
+  image.x = grad_y, image.x_stride = grad_y_stride;
+  image.y = y, image.y_stride = y_stride;
+  image.activation = activation;
+  return image;
+}
+
+}  // namespace
+
+void launch(const Conv2dBackwardInput& p, void*) {
+  const std::vector<Reach> rows = reaches_of(p.h, p.H), columns = reaches_of(p.w, p.W);
+  const Margin above = margin_of(rows, p.OH), beside = margin_of(columns, p.OW);
+  const Laid grad = lay_out(
+      gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation, above, beside),
+      true);
+  const int64_t N = p.C / p.groups, K = p.O / p.groups;
+  for (const Reach& row : rows) {
+    for (const Reach& column : columns) {
+      std::vector<int64_t> w_segments, a_segments;
+      for (size_t i = 0; i < row.taps.size(); ++i) {
+        for (size_t j = 0; j < column.taps.size(); ++j) {
+          w_segments.push_back(row.taps[i] * p.w_stride.h + column.taps[j] * p.w_stride.w);
+          a_segments.push_back((row.shifts[i] + above.before) * grad.row +
+                               (column.shifts[j] + beside.before) * grad.column);
+        }
+      }
+      cpu::Panels panels{p.dtype,
+                         p.groups,
+                         N,
+                         static_cast<int64_t>(w_segments.size()),
+                         K,
+                         p.weight,
+                         K * p.w_stride.n,
+                         p.w_stride.c,
+                         p.w_stride.n,
+                         w_segments.data(),
+                         nullptr};
+      const Scratch packed = pack(panels);
+      const Strides& xs = p.grad_x_stride;
+      cpu::Product product{};
+      product.dtype = p.dtype;
+      product.groups = p.groups, product.images = p.N;
+      product.rows = row.inputs, product.columns = column.inputs;
+      product.segments = panels.segments, product.K = K, product.N = N;
+      product.a = grad.data;
+      product.a_group = K, product.a_image = grad.n;
+      product.a_row = grad.row, product.a_column = grad.column;
+      product.a_segment = a_segments.data();
+      product.b = packed.get();
+      product.bias = p.bias;
+      product.y = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);
+      product.y_group = N * xs.c, product.y_image = xs.n, product.y_n = xs.c;
+      product.y_row = p.h.stride * xs.h, product.y_column = p.w.stride * xs.w;
+      product.activation = Activation::none;
+      merge_lines(product);
+      launch(product, nullptr);
+    }
+  }
+}
+
+void launch(const Conv2dBackwardWeight& p, void*) {
+  const cpu::Image gradient =
+      gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
+  // Tiles read whole vectors beyond the last channel: in place only where none is cut.
+  const int64_t columns = panel_columns(p.dtype);
+  const Laid grad = lay_out(gradient, p.O / p.groups % columns == 0);
+  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), p.C / p.groups % columns == 0);
+  const Segments segments = segments_of(p, x);
+  const int64_t channels = p.C / p.groups, M = p.O / p.groups;
+
+  cpu::Outer outer{};
+  outer.dtype = p.dtype;
+  outer.groups = p.groups, outer.images = p.N, outer.rows = p.OH, outer.columns = p.OW;
+  outer.M = M, outer.N = segments.length;
+  outer.segments = static_cast<int64_t>(segments.offsets.size());
+  outer.a = grad.data;
+  outer.a_group = M, outer.a_image = grad.n, outer.a_row = grad.row, outer.a_column = grad.column;
+  outer.b = x.data;
+  outer.b_group = channels, outer.b_image = x.n;
+  outer.b_row = p.h.stride * x.row, outer.b_column = p.w.stride * x.column;
+  outer.b_segment = segments.offsets.data();
+  const Scratch sums(p.dtype, p.groups * M, outer.segments, outer.N);
+  outer.sums = sums.get();
+  outer.to = p.grad_weight;
+  outer.to_m = p.w_stride.n, outer.channels = channels, outer.to_channel = p.w_stride.c;
+  outer.to_tap = p.w_stride.w;
+  std::vector<int64_t> to_segments;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    for (int64_t j = 0; j < (segments.merged ? 1 : p.w.kernel); ++j) {
+      to_segments.push_back(i * p.w_stride.h + j * p.w_stride.w);
+    }
+  }
+  outer.to_segment = to_segments.data();
+  launch(outer, nullptr);
+  if (p.grad_bias != nullptr) {
+    launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
+                           p.grad_bias},
+           nullptr);
+  }
+}
+
+}  // namespace torchext

@@ -1,0 +1,101 @@
+// Sums of outer products over pixels, compiled once per ISA.
+#include "outer.h"
+
+#include "gemm.h"
+#include "vec.h"
+
+namespace torchext::cpu::TORCHEXT_ISA {
+namespace {
+
+constexpr int64_t kBlockPixels = 448;  // whose a and b stay in L2 for all tiles of a piece
+
+// One tile of sums over a block of lines, added to what the blocks before left in memory.
+template <class F, int R>
+INLINE void add_block(const Outer& p, const F* a, const F* b, int64_t line_begin, int64_t line_end,
+                      F* sums, int64_t columns) {
+  constexpr int N = kLanes<F>;
+  Tile<F, R> sum = {};
+  for (int64_t line = line_begin; line < line_end; ++line) {
+    const int64_t image = line / p.rows, row = line % p.rows;
+    multiply<F, R>(a + (image * p.a_image + row * p.a_row), 1, p.a_column,
+                   b + (image * p.b_image + row * p.b_row), p.b_column, p.columns, sum);
+  }
+  const bool first = line_begin == 0;
+  for (int i = 0; i < R; ++i) {
+    F* to = sums + i * p.N;
+    if (columns == kTileColumns<F>) {
+      for (int j = 0; j < kTileVectors; ++j) {
+        store<N>(to + j * N, first ? sum[i][j] : load<N>(to + j * N) + sum[i][j]);
+      }
+    } else {
+      for (int64_t n = 0; n < columns; ++n) {
+        to[n] = first ? sum[i][n / N][n % N] : to[n] + sum[i][n / N][n % N];
+      }
+    }
+  }
+}
+
+template <class T>
+static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  const int64_t blocks = ceil_div(p.M, kOuterRows), lines = p.images * p.rows;
+  const int64_t lines_each = max_of(int64_t{1}, kBlockPixels / max_of(p.columns, int64_t{1}));
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t block = index % blocks, segment = index / blocks % p.segments;
+    const int64_t g = index / blocks / p.segments;
+    const int64_t m_begin = block * kOuterRows, m_end = min_of(p.M, m_begin + kOuterRows);
+    F* sums = static_cast<F*>(p.sums) + (g * p.segments + segment) * p.M * p.N;
+    const F* a = static_cast<const F*>(p.a) + g * p.a_group;
+    const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
+    for (int64_t line = 0; line < lines || line == 0; line += lines_each) {
+      for (int64_t n = 0; n < p.N; n += kTileColumns<F>) {
+        const int64_t columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
+        for (int64_t m = m_begin; m < m_end; m += kTileRows) {
+          with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {
+            add_block<F, decltype(r)::value>(p, a + m, b + n, line,
+                                             min_of(lines, line + lines_each), sums + m * p.N + n,
+                                             columns);
+          });
+        }
+      }
+    }
+    for (int64_t m = m_begin; m < m_end; ++m) {
+      T* to = static_cast<T*>(p.to) + ((g * p.M + m) * p.to_m + p.to_segment[segment]);
+      for (int64_t n = 0; n < p.N; ++n) {
+        const int64_t tap = n / p.channels, channel = n % p.channels;
+        store<1>(to + (tap * p.to_tap + channel * p.to_channel), Vec<F, 1>{sums[m * p.N + n]});
+      }
+    }
+  }
+}
+
+template <int N, class T>
+INLINE void sum_columns(const ColumnSums& p, int64_t c, int64_t end) {
+  using F = Compute<T>;
+  for (; c + N <= end; c += N) {
+    Vec<F, N> total{};
+    for (int64_t line = 0; line < p.images * p.rows; ++line) {
+      const F* x =
+          static_cast<const F*>(p.x) + (line / p.rows * p.image + line % p.rows * p.row + c);
+      Vec<F, N> of_line{};
+      for (int64_t w = 0; w < p.columns; ++w) of_line += load<N>(x + w * p.column);
+      total += of_line;
+    }
+    store<N>(static_cast<T*>(p.to) + c, total);
+  }
+  if constexpr (N > 1) sum_columns<N / 2, T>(p, c, end);
+}
+
+template <class T>
+static void sum_pixels(const ColumnSums& p, int64_t begin, int64_t end) {
+  sum_columns<kLanes<T>, T>(p, begin * kChannelBlock, min_of(p.C, end * kChannelBlock));
+}
+
+}  // namespace
+
+void run(const Outer& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(sum_outer, p, begin, end) }
+void run(const ColumnSums& p, int64_t begin, int64_t end) {
+  FOR_EACH_DTYPE(sum_pixels, p, begin, end)
+}
+
+}  // namespace torchext::cpu::TORCHEXT_ISA

@@ -1,0 +1,229 @@
+// Products over images, and the two steps that prepare their operands, compiled once per ISA.
+#include "product.h"
+
+#include "activation.h"
+#include "gemm.h"
+#include "vec.h"
+
+namespace torchext::cpu::TORCHEXT_ISA {
+namespace {
+
+// Images: channels of one pixel at a time where they are adjacent in x, else blocks of pixels and
+// channels that stay in L1 while their lines are turned.
+
+template <class T>
+INLINE Compute<T> widened(const T* p) {
+  return load<1>(p)[0];
+}
+
+template <int N, class T>
+INLINE void copy_channels(const Image& p, const T* x, const T* y, Compute<T>* to, int64_t c,
+                          int64_t end) {
+  for (; c + N <= end; c += N) {
+    auto v = load<N>(x + c);
+    if (y != nullptr) v *= derivative_from_result(p.activation, load<N>(y + c));
+    store<N>(to + c, v);
+  }
+  if constexpr (N > 1) copy_channels<N / 2>(p, x, y, to, c, end);
+}
+
+template <class T>
+INLINE void turn_pixels(const Image& p, const T* x, const T* y, Compute<T>* to) {
+  constexpr int64_t kBlock = 16;
+  for (int64_t c0 = 0; c0 < p.C; c0 += kBlock) {
+    const int64_t c_end = min_of(p.C, c0 + kBlock);
+    for (int64_t w = 0; w < p.W; ++w) {
+      Compute<T>* pixel = to + w * p.step_w * p.C;
+      for (int64_t c = c0; c < c_end; ++c) {
+        Compute<T> v = widened(x + (c * p.x_stride.c + w * p.x_stride.w));
+        if (y != nullptr) {
+          const Vec<Compute<T>, 1> result = load<1>(y + (c * p.y_stride.c + w * p.y_stride.w));
+          v *= derivative_from_result(p.activation, result)[0];
+        }
+        pixel[c] = v;
+      }
+    }
+  }
+}
+
+template <class T>
+static void lay_out(const Image& p, int64_t begin, int64_t end) {
+  const int64_t line = p.columns * p.C;
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t n = index / p.rows, row = index % p.rows - p.top, h = row / p.step_h;
+    Compute<T>* to = static_cast<Compute<T>*>(p.to) + index * line;
+    if (row < 0 || h >= p.H || h * p.step_h != row) {
+      for (int64_t k = 0; k < line; ++k) to[k] = 0;
+      continue;
+    }
+    const int64_t used = p.W > 0 ? (p.W - 1) * p.step_w + 1 : 0, right = p.left + used;
+    for (int64_t k = 0; k < p.left * p.C; ++k) to[k] = 0;
+    for (int64_t k = right * p.C; k < line; ++k) to[k] = 0;
+    if (p.step_w > 1) {
+      for (int64_t k = p.left * p.C; k < right * p.C; ++k) to[k] = 0;
+    }
+    to += p.left * p.C;
+    const Strides &xs = p.x_stride, &ys = p.y_stride;
+    const T* x = static_cast<const T*>(p.x) + (n * xs.n + h * xs.h);
+    const T* y = p.y ? static_cast<const T*>(p.y) + (n * ys.n + h * ys.h) : nullptr;
+    if (xs.c == 1 && (y == nullptr || ys.c == 1)) {
+      for (int64_t w = 0; w < p.W; ++w) {
+        copy_channels<kLanes<T>>(p, x + w * xs.w, y ? y + w * ys.w : nullptr,
+                                 to + w * p.step_w * p.C, 0, p.C);
+      }
+    } else {
+      turn_pixels(p, x, y, to);
+    }
+  }
+}
+
+// Panels: a block of k's at a time, so that the lines written stay in L1.
+template <class T>
+static void pack(const Panels& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  constexpr int64_t P = kPanelBytes / sizeof(F), kBlock = 16;
+  const int64_t panels = ceil_div(p.N, P), size = p.segments * p.K * P;
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t g = index / panels, n0 = index % panels * P, columns = min_of(P, p.N - n0);
+    const T* w = static_cast<const T*>(p.w) + (g * p.w_group + n0 * p.w_n);
+    F* to = static_cast<F*>(p.to) + index * size;
+    if (columns < P) {
+      for (int64_t k = 0; k < size; ++k) to[k] = 0;
+    }
+    for (int64_t k0 = 0; k0 < p.K; k0 += kBlock) {
+      const int64_t k_end = min_of(p.K, k0 + kBlock);
+      if (p.w_n == 1) {
+        for (int64_t k = k0; k < k_end; ++k) {
+          for (int64_t s = 0; s < p.segments; ++s) {
+            const T* row = w + (p.w_segment[s] + k * p.w_k);
+            for (int64_t n = 0; n < columns; ++n) to[(s * p.K + k) * P + n] = widened(row + n);
+          }
+        }
+        continue;
+      }
+      for (int64_t n = 0; n < columns; ++n) {
+        for (int64_t k = k0; k < k_end; ++k) {
+          const T* from = w + (n * p.w_n + k * p.w_k);
+          for (int64_t s = 0; s < p.segments; ++s) {
+            to[(s * p.K + k) * P + n] = widened(from + p.w_segment[s]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// What a tile's columns need to become outputs.
+template <class T>
+struct Finish {
+  const T *bias, *residual;  // of the tile's first element; or null
+  T* y;
+  int64_t columns;  // of N that the tile has
+};
+
+template <class T, int R>
+INLINE void finish_vectors(const Product& p, const Finish<T>& to, Tile<Compute<T>, R>& sum) {
+  constexpr int N = kLanes<T>;
+  for (int j = 0; j < kTileVectors; ++j) {
+    if (to.bias != nullptr) {
+      const auto bias = load<N>(to.bias + j * N);
+      for (int i = 0; i < R; ++i) sum[i][j] += bias;
+    }
+    for (int i = 0; i < R; ++i) {
+      if (to.residual != nullptr) {
+        sum[i][j] += load<N>(to.residual + (i * p.residual_column + j * N));
+      }
+      store<N>(to.y + (i * p.y_column + j * N), activate(p.activation, sum[i][j]));
+    }
+  }
+}
+
+// Any strides, any number of columns: one element at a time, along the pixels first.
+template <class T, int R>
+static void finish_elements(const Product& p, const Finish<T>& to, const Tile<Compute<T>, R>& sum) {
+  constexpr int N = kLanes<T>;
+  for (int64_t n = 0; n < to.columns; ++n) {
+    const Compute<T> bias = to.bias != nullptr ? widened(to.bias + n) : 0;
+    for (int i = 0; i < R; ++i) {
+      Vec<Compute<T>, 1> v{sum[i][n / N][n % N] + bias};
+      if (to.residual != nullptr) {
+        v += load<1>(to.residual + (i * p.residual_column + n * p.residual_n));
+      }
+      store<1>(to.y + (i * p.y_column + n * p.y_n), activate(p.activation, v));
+    }
+  }
+}
+
+template <int R, class T>
+static void multiply_tile(const Product& p, const Compute<T>* a, const Compute<T>* b,
+                          const Finish<T>& to) {
+  using F = Compute<T>;
+  constexpr int64_t P = kPanelBytes / sizeof(F);
+  Tile<F, R> sum = {};
+  for (int64_t s = 0; s < p.segments; ++s) {
+    multiply<F, R>(a + p.a_segment[s], p.a_column, 1, b + s * p.K * P, P, p.K, sum);
+  }
+  const bool vectors =
+      to.columns == kTileColumns<F> && p.y_n == 1 && (to.residual == nullptr || p.residual_n == 1);
+  if (vectors) {
+    finish_vectors<T, R>(p, to, sum);
+  } else {
+    finish_elements<T, R>(p, to, sum);
+  }
+}
+
+template <class T>
+static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  constexpr int64_t P = kPanelBytes / sizeof(F), C = kTileColumns<F>;
+  const ProductSplit s = product_split(p);
+  const int64_t panels = ceil_div(p.N, P), panel_size = p.segments * p.K * P;
+  for (int64_t index = begin; index < end; ++index) {
+    int64_t rest = index;
+    const int64_t panel_block = rest % s.panel_blocks;
+    rest /= s.panel_blocks;
+    const int64_t column_block = rest % s.column_blocks;
+    rest /= s.column_blocks;
+    const int64_t line_block = rest % s.line_blocks, g = rest / s.line_blocks;
+    const int64_t line_end = min_of(p.images * p.rows, (line_block + 1) * s.lines);
+    const int64_t column_begin = column_block * s.columns;
+    const int64_t columns = min_of(p.columns, column_begin + s.columns) - column_begin;
+    const int64_t tiles = ceil_div(columns, int64_t{kTileRows});
+    const int64_t panel_end = min_of(panels, (panel_block + 1) * s.panels);
+    for (int64_t panel = panel_block * s.panels; panel < panel_end; ++panel) {
+      for (int64_t n = panel * P; n < min_of(p.N, (panel + 1) * P); n += C) {
+        const F* b = static_cast<const F*>(p.b) + ((g * panels + panel) * panel_size + n % P);
+        for (int64_t line = line_block * s.lines; line < line_end; ++line) {
+          const int64_t image = line / p.rows, row = line % p.rows;
+          for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal numbers of rows
+            const int64_t column = column_begin + columns * tile / tiles;
+            const int64_t rows = column_begin + columns * (tile + 1) / tiles - column;
+            const F* a = static_cast<const F*>(p.a) +
+                         (g * p.a_group + image * p.a_image + row * p.a_row + column * p.a_column);
+            Finish<T> to;
+            to.columns = min_of(C, p.N - n);
+            to.bias = p.bias ? static_cast<const T*>(p.bias) + (g * p.N + n) : nullptr;
+            to.residual = p.residual ? static_cast<const T*>(p.residual) +
+                                           (g * p.residual_group + image * p.residual_image +
+                                            row * p.residual_row + column * p.residual_column +
+                                            n * p.residual_n)
+                                     : nullptr;
+            to.y = static_cast<T*>(p.y) + (g * p.y_group + image * p.y_image + row * p.y_row +
+                                           column * p.y_column + n * p.y_n);
+            with_rows(rows, [&](auto r) { multiply_tile<decltype(r)::value, T>(p, a, b, to); });
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void run(const Image& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(lay_out, p, begin, end) }
+void run(const Panels& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(pack, p, begin, end) }
+void run(const Product& p, int64_t begin, int64_t end) {
+  FOR_EACH_DTYPE(multiply_pieces, p, begin, end)
+}
+
+}  // namespace torchext::cpu::TORCHEXT_ISA

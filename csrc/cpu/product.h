@@ -1,0 +1,91 @@
+// Matrix products over images, the core of convolution and linear layers, in three steps: inputs
+// that can't be read in place are laid out as padded channels-last images of the type computed in,
+// weights are packed into panels of columns, and tiles are multiplied:
+//   y[g, line, column, n] = epilogue(sum over segments s and k of
+//                                    a[g, line, column, s, k] * b[g, s, k, n])
+// A line is a row of one image. Plain data; pointers of the computing type F are float, or double
+// for float64.
+#pragma once
+
+#include "../common/activation.h"
+#include "pool2d.h"
+
+namespace torchext::cpu {
+
+constexpr int64_t kPanelBytes = 128;  // one row of a panel, for every ISA: 32 floats or 16 doubles
+PLAIN int64_t panel_columns(DType dtype) { return dtype == DType::f64 ? 16 : 32; }
+PLAIN int64_t compute_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
+
+// to[n][top + h * step_h][left + w * step_w][c] = x[n, c, h, w] (times the activation's derivative
+// where y is given), zeros elsewhere.
+struct Image {
+  DType dtype;  // of x and y
+  int64_t N, C, H, W, rows, columns;
+  int64_t top, left, step_h, step_w;
+  const void* x;
+  Strides x_stride;
+  const void* y;  // the activation's result, or null
+  Strides y_stride;
+  Activation activation;
+  void* to;  // F, dense
+};
+
+// to[g][panel][segment][k][column of the panel] = w[g, n, segment, k], zeros beyond N.
+struct Panels {
+  DType dtype;
+  int64_t groups, N, segments, K;
+  const void* w;
+  int64_t w_group, w_n, w_k;
+  const int64_t* w_segment;  // element of each segment
+  void* to;
+};
+
+struct Product {
+  DType dtype;  // of y, bias and residual
+  int64_t groups, images, rows, columns;
+  int64_t segments, K, N;
+  const void* a;  // F
+  int64_t a_group, a_image, a_row, a_column;
+  const int64_t* a_segment;
+  const void* b;  // panels
+  void* y;
+  const void* bias;      // N per group, or null
+  const void* residual;  // or null
+  // Elements; of the residual too.
+  int64_t y_group, y_image, y_row, y_column, y_n;
+  int64_t residual_group, residual_image, residual_row, residual_column, residual_n;
+  Activation activation;
+};
+
+// How a product is cut into pieces of similar size: by shape only. A piece has enough pixels to
+// make a panel's way from memory worth it, and few enough that they stay in L2.
+constexpr int64_t kPiecePixels = 224;  // a multiple of every ISA's rows of a tile but AVX2's
+struct ProductSplit {
+  int64_t lines, line_blocks, columns, column_blocks, panels, panel_blocks;
+};
+PLAIN ProductSplit product_split(const Product& p) {
+  ProductSplit s;
+  const int64_t lines = p.images * p.rows, panels = ceil_div(p.N, panel_columns(p.dtype));
+  s.columns = p.columns < 2 * kPiecePixels ? max_of(p.columns, int64_t{1}) : kPiecePixels;
+  s.column_blocks = ceil_div(p.columns, s.columns);
+  s.lines = max_of(int64_t{1}, kPiecePixels / s.columns);
+  s.line_blocks = ceil_div(lines, s.lines);
+  const int64_t blocks = p.groups * s.line_blocks * s.column_blocks;
+  s.panels = panels;
+  while (s.panels > 1 && blocks * ceil_div(panels, s.panels) < 16) s.panels = ceil_div(s.panels, 2);
+  s.panel_blocks = ceil_div(panels, s.panels);
+  return s;
+}
+
+PLAIN Split split_of(const Image& p) { return split(p.N * p.rows, p.columns * p.C); }
+PLAIN Split split_of(const Panels& p) {
+  const int64_t panels = ceil_div(p.N, panel_columns(p.dtype));
+  return split(p.groups * panels, p.segments * p.K * panel_columns(p.dtype) * 2);
+}
+PLAIN Split split_of(const Product& p) {
+  const ProductSplit s = product_split(p);
+  return split(p.groups * s.line_blocks * s.column_blocks * s.panel_blocks,
+               s.lines * s.columns * s.panels * 2 * p.segments * p.K);
+}
+
+}  // namespace torchext::cpu

@@ -1,0 +1,43 @@
+// conv2d: y[n,o,p] = act(bias[o] + residual[n,o,p] + sum over taps t and channels c of o's group of
+// x[n, c, p * stride - padding + t * dilation] * w[o,c,t]), and its gradients. conv_transpose2d is
+// the gradient of x with a bias.
+#pragma once
+
+#include "../common/activation.h"
+#include "pool2d.h"
+
+namespace torchext {
+
+// The forward convolution's shape. Strides of w are (o, c, h, w).
+struct Conv2dShape {
+  DType dtype;
+  int64_t N, C, H, W, O, OH, OW, groups;
+  Window h, w;
+};
+
+struct Conv2d : Conv2dShape {
+  const void *x, *weight, *bias, *residual;  // the last two may be null
+  void* y;
+  Strides x_stride, w_stride, residual_stride, y_stride;
+  Activation activation;
+};
+
+struct Conv2dBackwardInput : Conv2dShape {
+  const void *grad_y, *y, *weight, *bias;  // y: what an activation returned, or null; bias: or null
+  void* grad_x;
+  Strides grad_y_stride, y_stride, w_stride, grad_x_stride;
+  Activation activation;  // whose result y is
+};
+
+struct Conv2dBackwardWeight : Conv2dShape {
+  const void *grad_y, *y, *x;
+  void *grad_weight, *grad_bias;  // grad_bias may be null
+  Strides grad_y_stride, y_stride, x_stride, w_stride;
+  Activation activation;
+};
+
+void launch(const Conv2d& p, void* stream);
+void launch(const Conv2dBackwardInput& p, void* stream);
+void launch(const Conv2dBackwardWeight& p, void* stream);
+
+}  // namespace torchext
