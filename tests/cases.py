@@ -36,6 +36,11 @@ def make_arguments(op, case, dtype, values=normal):
     def make(shape, dtype=dtype):
         return layout(values(shape, dtype, generator))
 
+    def make_weight(shape):
+        """Finite: 0 * inf at a padded border is NaN or nothing, depending on torch's backend."""
+        return layout((normal if values is specials else values)(shape, dtype, generator))
+
+    make.weight = make_weight
     return SPECS[op].arguments(make, make(case.shape), *case.arguments)
 
 

@@ -180,11 +180,11 @@ def call_of(op, case, dtype, values=normal):
     return Call(op, args, decompose(op, args, torch.float64), decompose(op, args), terms)
 
 
-def allowed_error(dtype, terms, torch_error):
+def allowed_error(dtype, terms, torch_error, slack=2):
     """DESIGN.md's error rule. float64, which is summed in float64, has its own eps."""
     eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
     floor = max(4 * eps, eps * math.sqrt(terms), torch.finfo(dtype).eps / 2)
-    return max(2 * torch_error, floor)
+    return max(slack * torch_error, floor)
 
 
 def error_of(got, reference):
@@ -218,7 +218,7 @@ def check_accurate(got, call):
         by_torch = error_of(by_torch, reference)
         if not math.isfinite(by_torch):  # torch's own sum overflowed: no measure for ours
             by_torch = 0.0
-        allowed = allowed_error(y.dtype, call.terms, by_torch)
+        allowed = allowed_error(y.dtype, call.terms, by_torch, SPECS[call.op].slack)
         error = error_of(y, reference)
         measured = (error / allowed, error)
         worst[call.op, y.dtype] = max(worst.get((call.op, y.dtype), measured), measured)

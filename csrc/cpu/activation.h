@@ -26,12 +26,19 @@ template <class V>
 INLINE V derivative_from_result(Activation activation, V y) {
   switch (activation) {
     case Activation::relu:
-      return y > 0 ? V{} + 1 : V{};
+      return y <= 0 ? V{} : V{} + 1;  // 1 at NaN, as in torch
     case Activation::relu6:
-      return (y > 0) & (y < 6) ? V{} + 1 : V{};
+      return (y <= 0) | (y >= 6) ? V{} : V{} + 1;
     default:
       return V{} + 1;
   }
+}
+
+// grad times that derivative; where it is 0, 0 even for NaN and infinity.
+template <class V>
+INLINE V gated(Activation activation, V grad, V y) {
+  const V derivative = derivative_from_result(activation, y);
+  return derivative == 0 ? V{} : grad * derivative;
 }
 
 }  // namespace

@@ -89,12 +89,14 @@ CPU_KERNEL(AvgPool2dBackward)
 using cpu::ColumnSums;
 using cpu::Image;
 using cpu::Outer;
+using cpu::OuterSums;
 using cpu::Panels;
 using cpu::Product;
 CPU_KERNEL(Image)
 CPU_KERNEL(Panels)
 CPU_KERNEL(Product)
 CPU_KERNEL(Outer)
+CPU_KERNEL(OuterSums)
 CPU_KERNEL(ColumnSums)
 
 }  // namespace torchext

@@ -59,11 +59,24 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
         }
       }
     }
-    for (int64_t m = m_begin; m < m_end; ++m) {
-      T* to = static_cast<T*>(p.to) + ((g * p.M + m) * p.to_m + p.to_segment[segment]);
-      for (int64_t n = 0; n < p.N; ++n) {
-        const int64_t tap = n / p.channels, channel = n % p.channels;
-        store<1>(to + (tap * p.to_tap + channel * p.to_channel), Vec<F, 1>{sums[m * p.N + n]});
+  }
+}
+
+// The sums to where they belong: the taps of a channel are close together there.
+template <class T>
+static void place_sums(const OuterSums& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t g = index / p.M, m = index % p.M;
+    const F* sums = static_cast<const F*>(p.sums) + (g * p.segments * p.M + m) * p.N;
+    T* to = static_cast<T*>(p.to) + index * p.to_m;
+    for (int64_t c = 0; c < p.channels; ++c) {
+      for (int64_t s = 0; s < p.segments; ++s) {
+        const F* from = sums + s * p.M * p.N + c;
+        T* taps = to + (p.to_segment[s] + c * p.to_channel);
+        for (int64_t tap = 0; tap * p.channels < p.N; ++tap) {
+          store<1>(taps + tap * p.to_tap, Vec<F, 1>{from[tap * p.channels]});
+        }
       }
     }
   }
@@ -94,6 +107,9 @@ static void sum_pixels(const ColumnSums& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void run(const Outer& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(sum_outer, p, begin, end) }
+void run(const OuterSums& p, int64_t begin, int64_t end) {
+  FOR_EACH_DTYPE(place_sums, p, begin, end)
+}
 void run(const ColumnSums& p, int64_t begin, int64_t end) {
   FOR_EACH_DTYPE(sum_pixels, p, begin, end)
 }

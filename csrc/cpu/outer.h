@@ -1,5 +1,5 @@
 // Sums of outer products over pixels: the gradients of weights.
-//   to[g, m, s, n] = sum over lines l and columns p of a[g, l, p, m] * b[g, l, p, s, n]
+//   sums[g, s, m, n] = sum over lines l and columns p of a[g, l, p, m] * b[g, l, p, s, n]
 // summed per block of lines in registers, then over blocks in memory.
 #pragma once
 
@@ -8,7 +8,7 @@
 namespace torchext::cpu {
 
 struct Outer {
-  DType dtype;  // of `to`
+  DType dtype;
   int64_t groups, images, rows, columns;
   int64_t M, N, segments;
   const void* a;  // F, m's adjacent
@@ -17,9 +17,15 @@ struct Outer {
   int64_t b_group, b_image, b_row, b_column;
   const int64_t* b_segment;
   void* sums;  // F, [g][s][m][n]
+};
+
+// to[g M + m, segment, tap, channel] = sums[g, segment, m, tap * channels + channel]
+struct OuterSums {
+  DType dtype;  // of `to`
+  int64_t groups, M, N, segments, channels;
+  const void* sums;
   void* to;
-  int64_t to_m;  // strides; the rows of groups follow each other; n = tap * channels + channel
-  int64_t channels, to_channel, to_tap;
+  int64_t to_m, to_channel, to_tap;
   const int64_t* to_segment;
 };
 
@@ -39,6 +45,7 @@ PLAIN Split split_of(const Outer& p) {
   return split(p.groups * p.segments * ceil_div(p.M, kOuterRows),
                pixels * p.N * min_of(p.M, kOuterRows) / 8);
 }
+PLAIN Split split_of(const OuterSums& p) { return split(p.groups * p.M, p.segments * p.N * 8); }
 PLAIN Split split_of(const ColumnSums& p) {
   return split(ceil_div(p.C, kChannelBlock), p.images * p.rows * p.columns * kChannelBlock);
 }

@@ -21,7 +21,7 @@ INLINE void copy_channels(const Image& p, const T* x, const T* y, Compute<T>* to
                           int64_t end) {
   for (; c + N <= end; c += N) {
     auto v = load<N>(x + c);
-    if (y != nullptr) v *= derivative_from_result(p.activation, load<N>(y + c));
+    if (y != nullptr) v = gated(p.activation, v, load<N>(y + c));
     store<N>(to + c, v);
   }
   if constexpr (N > 1) copy_channels<N / 2>(p, x, y, to, c, end);
@@ -35,12 +35,11 @@ INLINE void turn_pixels(const Image& p, const T* x, const T* y, Compute<T>* to) 
     for (int64_t w = 0; w < p.W; ++w) {
       Compute<T>* pixel = to + w * p.step_w * p.C;
       for (int64_t c = c0; c < c_end; ++c) {
-        Compute<T> v = widened(x + (c * p.x_stride.c + w * p.x_stride.w));
+        Vec<Compute<T>, 1> v = load<1>(x + (c * p.x_stride.c + w * p.x_stride.w));
         if (y != nullptr) {
-          const Vec<Compute<T>, 1> result = load<1>(y + (c * p.y_stride.c + w * p.y_stride.w));
-          v *= derivative_from_result(p.activation, result)[0];
+          v = gated(p.activation, v, load<1>(y + (c * p.y_stride.c + w * p.y_stride.w)));
         }
-        pixel[c] = v;
+        pixel[c] = v[0];
       }
     }
   }
@@ -77,12 +76,42 @@ static void lay_out(const Image& p, int64_t begin, int64_t end) {
   }
 }
 
-// Panels: a block of k's at a time, so that the lines written stay in L1.
+// Panels. Where a column's weights lie one after the other in memory, in whichever order of
+// segments and k's, they are turned into rows of the panel by whole vectors, else one by one.
+// Element q of a column becomes row q % fast * fast_rows + q / fast * slow_rows.
+template <class T>
+INLINE void pack_turned(const T* w, int64_t w_n, int64_t count, int64_t columns, Compute<T>* to,
+                        int64_t fast, int64_t fast_rows, int64_t slow_rows) {
+  using F = Compute<T>;
+  constexpr int N = kLanes<T>;
+  constexpr int64_t P = kPanelBytes / sizeof(F);
+  for (int64_t n = 0; n < columns; n += N) {
+    int64_t q = 0, inner = 0, outer = 0;  // q = outer * fast + inner, without dividing
+    const int64_t some = min_of(int64_t{N}, columns - n);
+    for (; q + N <= count && some == N; q += N) {
+      Vec<F, N> rows[N];
+      for (int i = 0; i < N; ++i) rows[i] = load<N>(w + (n + i) * w_n + q);
+      transpose<N>(rows);
+      for (int i = 0; i < N; ++i) {
+        store<N>(to + (inner * fast_rows + outer * slow_rows) * P + n, rows[i]);
+        if (++inner == fast) inner = 0, ++outer;
+      }
+    }
+    for (; q < count; ++q) {
+      F* row = to + (inner * fast_rows + outer * slow_rows) * P + n;
+      for (int64_t i = 0; i < some; ++i) row[i] = widened(w + (n + i) * w_n + q);
+      if (++inner == fast) inner = 0, ++outer;
+    }
+  }
+}
+
 template <class T>
 static void pack(const Panels& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
-  constexpr int64_t P = kPanelBytes / sizeof(F), kBlock = 16;
+  constexpr int64_t P = kPanelBytes / sizeof(F);
   const int64_t panels = ceil_div(p.N, P), size = p.segments * p.K * P;
+  bool segments_adjacent = p.w_k == p.segments;
+  for (int64_t s = 0; s < p.segments; ++s) segments_adjacent &= p.w_segment[s] == s;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t g = index / panels, n0 = index % panels * P, columns = min_of(P, p.N - n0);
     const T* w = static_cast<const T*>(p.w) + (g * p.w_group + n0 * p.w_n);
@@ -90,23 +119,20 @@ static void pack(const Panels& p, int64_t begin, int64_t end) {
     if (columns < P) {
       for (int64_t k = 0; k < size; ++k) to[k] = 0;
     }
-    for (int64_t k0 = 0; k0 < p.K; k0 += kBlock) {
-      const int64_t k_end = min_of(p.K, k0 + kBlock);
-      if (p.w_n == 1) {
-        for (int64_t k = k0; k < k_end; ++k) {
-          for (int64_t s = 0; s < p.segments; ++s) {
-            const T* row = w + (p.w_segment[s] + k * p.w_k);
-            for (int64_t n = 0; n < columns; ++n) to[(s * p.K + k) * P + n] = widened(row + n);
-          }
-        }
+    if (segments_adjacent) {
+      pack_turned(w, p.w_n, p.segments * p.K, columns, to, p.segments, p.K, 1);
+      continue;
+    }
+    for (int64_t s = 0; s < p.segments; ++s) {
+      const T* segment = w + p.w_segment[s];
+      F* rows = to + s * p.K * P;
+      if (p.w_k == 1) {
+        pack_turned(segment, p.w_n, p.K, columns, rows, p.K, 1, 0);
         continue;
       }
-      for (int64_t n = 0; n < columns; ++n) {
-        for (int64_t k = k0; k < k_end; ++k) {
-          const T* from = w + (n * p.w_n + k * p.w_k);
-          for (int64_t s = 0; s < p.segments; ++s) {
-            to[(s * p.K + k) * P + n] = widened(from + p.w_segment[s]);
-          }
+      for (int64_t k = 0; k < p.K; ++k) {
+        for (int64_t n = 0; n < columns; ++n) {
+          rows[k * P + n] = widened(segment + (k * p.w_k + n * p.w_n));
         }
       }
     }

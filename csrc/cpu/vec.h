@@ -238,9 +238,9 @@ INLINE void store(f16* p, Vec<float, N> v) {
 template <int... K>
 struct Lanes {};
 template <int N, int... K>
-struct EvenLanes : EvenLanes<N - 1, N - 1, K...> {};
+struct FirstLanes : FirstLanes<N - 1, N - 1, K...> {};
 template <int... K>
-struct EvenLanes<0, K...> {
+struct FirstLanes<0, K...> {
   using type = Lanes<K...>;
 };
 
@@ -255,7 +255,7 @@ INLINE V every_other(V low, V high, Lanes<K...>) {
 template <int N, int Step, class T>
 INLINE Vec<Compute<T>, N> load_lanes(const T* p) {
   if constexpr (Step == 2 && N > 1) {
-    return every_other<N>(load<N>(p), load<N>(p + N - 1), typename EvenLanes<N>::type{});
+    return every_other<N>(load<N>(p), load<N>(p + N - 1), typename FirstLanes<N>::type{});
   } else {
     return load<N>(p);
   }
@@ -361,6 +361,22 @@ INLINE void store_bytes(uint8_t* p, const IntegerBlock<T>& v) {
   } else {
     for (int u = 0; u < kBlockVectors; ++u) store_integers<N>(p + u * N, v[u]);
   }
+}
+
+// v[0] ... v[N - 1] as the rows of an N x N matrix, turned: pairs of rows swap their off-diagonal
+// blocks of 1, 2, 4 ... lanes.
+template <int Half, int N, class V, int... K>
+INLINE void swap_blocks(V& a, V& b, Lanes<K...>) {
+  const V upper = __builtin_shufflevector(a, b, ((K & Half) == 0 ? K : N + K - Half)...);
+  b = __builtin_shufflevector(a, b, ((K & Half) == 0 ? K + Half : N + K)...);
+  a = upper;
+}
+template <int N, class V, int Half = 1>
+INLINE void transpose(V (&v)[N]) {
+  for (int i = 0; i < N; ++i) {
+    if ((i & Half) == 0) swap_blocks<Half, N>(v[i], v[i + Half], typename FirstLanes<N>::type{});
+  }
+  if constexpr (2 * Half < N) transpose<N, V, 2 * Half>(v);
 }
 
 template <int N, class T>

@@ -8,6 +8,9 @@ from ..ops.adaptive_avg_pool2d import (
 )
 from ..ops.avg_pool2d import avg_pool2d as _avg_pool2d
 from ..ops.avg_pool2d import avg_pool2d_inference as _avg_pool2d_inference
+from ..ops.conv2d import run as _conv2d
+from ..ops.conv_transpose2d import conv_transpose2d as _conv_transpose2d
+from ..ops.conv_transpose2d import conv_transpose2d_inference as _conv_transpose2d_inference
 from ..ops.max_pool2d import max_pool2d as _max_pool2d
 from ..ops.max_pool2d import max_pool2d_indices as _max_pool2d_indices
 from ..ops.max_pool2d import max_pool2d_inference as _max_pool2d_inference
@@ -20,11 +23,16 @@ def _pair(value):
     return list(value) * 2 if len(value) == 1 else value
 
 
-def _needs_grad(x):
-    try:
-        return x.requires_grad and torch.is_grad_enabled()
-    except AttributeError:  # not a tensor, which the op says better
-        return False
+def _two(value):
+    value = _pair(value)
+    return list(value) if isinstance(value, (tuple, list)) else [value, value]
+
+
+def _needs_grad(*tensors):
+    return torch.is_grad_enabled() and any(
+        getattr(x, "requires_grad", False)  # of what is no tensor, the op speaks better
+        for x in tensors
+    )
 
 
 def max_pool2d(
@@ -73,7 +81,61 @@ def adaptive_avg_pool2d(input, output_size):
     return op(input, size)
 
 
+def _same_padding(op, input, weight, stride, dilation):
+    """(input, padding) for padding="same": where an odd one remains, it goes to the end."""
+    if any(n != 1 for n in stride):
+        raise ValueError(f"{op}: padding: got 'same' with stride {stride}, expected stride 1")
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    ends = [n for total in reversed(totals) for n in (0, total % 2)]
+    return torch.nn.functional.pad(input, ends) if any(ends) else input, [n // 2 for n in totals]
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    stride, dilation = _two(stride), _two(dilation)
+    if padding == "same":
+        input, padding = _same_padding("conv2d", input, weight, stride, dilation)
+    elif padding == "valid":
+        padding = 0
+    elif isinstance(padding, str):
+        raise ValueError(f"conv2d: padding: got {padding!r}, expected 'same', 'valid' or numbers")
+    needs_grad = _needs_grad(input, weight, bias)
+    arguments = (stride, _two(padding), dilation, groups, 0)
+    return _conv2d(input, weight, bias, None, *arguments, needs_grad)
+
+
+def _over_height(value):
+    """An argument of a 1-d convolution for the second of two axes; 1 for the first."""
+    return value if isinstance(value, str) else [1, value if isinstance(value, int) else value[0]]
+
+
+def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    if not isinstance(padding, str):
+        padding = [0, _over_height(padding)[1]]
+    y = conv2d(
+        input.unsqueeze(-2),
+        weight.unsqueeze(-2),
+        bias,
+        _over_height(stride),
+        padding,
+        _over_height(dilation),
+        groups,
+    )
+    return y.squeeze(-2)
+
+
+def conv_transpose2d(
+    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+):
+    needs_grad = _needs_grad(input, weight, bias)
+    op = _conv_transpose2d if needs_grad else _conv_transpose2d_inference
+    pairs = map(_two, (stride, padding, output_padding))
+    return op(input, weight, bias, *pairs, groups, _two(dilation))
+
+
 # torch.fx traces a call of these as one node, not their branches.
 torch.fx.wrap("max_pool2d")
 torch.fx.wrap("avg_pool2d")
 torch.fx.wrap("adaptive_avg_pool2d")
+torch.fx.wrap("conv1d")
+torch.fx.wrap("conv2d")
+torch.fx.wrap("conv_transpose2d")

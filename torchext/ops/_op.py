@@ -45,6 +45,7 @@ class Op:
                    forward AD, functorch, double backward and ONNX use
     fake           shapes, strides and checks over SymInt, with the schema's arguments
     backward       (ctx, *grads) -> a gradient per argument; save(ctx, inputs, output) feeds it
+    constants      names of floating tensors that have no gradient
     autocast       names of the arguments that are cast to autocast's dtype
     flops          FLOPs as torch.utils.flop_counter counts them, from the arguments' shapes
     batched        names of the tensors whose first dimension is the batch; None: all of them
@@ -60,6 +61,7 @@ class Op:
     fake: Callable
     backward: Callable | None = None
     save: Callable | None = None
+    constants: tuple = ()
     autocast: tuple = ()
     flops: Callable = lambda *args, **kwargs: 0
     batched: tuple | None = None
@@ -133,7 +135,7 @@ def register(op, namespace):
             op.save(ctx, inputs, output)
 
         _register_autograd(op, namespace, op.backward, save)
-    elif op.name.endswith("_backward"):
+    elif "_backward" in op.name:
         _register_double_backward(op, namespace)
     overload = getattr(getattr(torch.ops, namespace), op.name).default
     torch.library.register_vmap(qualified, _fold_batch(op, overload), lib=library)
@@ -176,6 +178,9 @@ def _register_autograd(op, namespace, backward, save):
 def _register_double_backward(op, namespace):
     """A gradient's own gradient: that of its decomposition."""
 
+    overload = getattr(getattr(torch.ops, namespace), op.name).default
+    names = [argument.name for argument in overload._schema.arguments]
+
     def save(ctx, inputs, output):
         ctx.save_for_backward(*(x for x in inputs if isinstance(x, torch.Tensor)))
         ctx.arguments = [None if isinstance(x, torch.Tensor) else x for x in inputs]
@@ -187,7 +192,11 @@ def _register_double_backward(op, namespace):
             next(tensors) if tensor else x
             for tensor, x in zip(ctx.is_tensor, ctx.arguments, strict=True)
         ]
-        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]
+        wanted = [
+            i
+            for i, (name, needed) in enumerate(zip(names, ctx.needs_input_grad, strict=False))
+            if needed and name not in op.constants
+        ]
         with torch.enable_grad():
             inputs = [
                 x.detach().requires_grad_() if i in wanted else x for i, x in enumerate(inputs)
@@ -202,6 +211,7 @@ def _register_double_backward(op, namespace):
             [inputs[i] for i in wanted],
             [g for _, g in pairs],
             allow_unused=True,
+            materialize_grads=True,
         )
         found = iter(found)
         return tuple(next(found) if i in wanted else None for i in range(len(inputs)))

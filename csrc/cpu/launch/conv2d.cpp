@@ -16,6 +16,7 @@ void launch(const cpu::Image& p, void*);
 void launch(const cpu::Panels& p, void*);
 void launch(const cpu::Product& p, void*);
 void launch(const cpu::Outer& p, void*);
+void launch(const cpu::OuterSums& p, void*);
 void launch(const cpu::ColumnSums& p, void*);
 
 namespace {
@@ -288,17 +289,17 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   outer.b_segment = segments.offsets.data();
   const Scratch sums(p.dtype, p.groups * M, outer.segments, outer.N);
   outer.sums = sums.get();
-  outer.to = p.grad_weight;
-  outer.to_m = p.w_stride.n, outer.channels = channels, outer.to_channel = p.w_stride.c;
-  outer.to_tap = p.w_stride.w;
   std::vector<int64_t> to_segments;
   for (int64_t i = 0; i < p.h.kernel; ++i) {
     for (int64_t j = 0; j < (segments.merged ? 1 : p.w.kernel); ++j) {
       to_segments.push_back(i * p.w_stride.h + j * p.w_stride.w);
     }
   }
-  outer.to_segment = to_segments.data();
   launch(outer, nullptr);
+  launch(
+      cpu::OuterSums{p.dtype, p.groups, M, outer.N, outer.segments, channels, outer.sums,
+                     p.grad_weight, p.w_stride.n, p.w_stride.c, p.w_stride.w, to_segments.data()},
+      nullptr);
   if (p.grad_bias != nullptr) {
     launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
                            p.grad_bias},
