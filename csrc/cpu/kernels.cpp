@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "../common/stable.h"
+#include "depthwise.h"
 #include "isa.h"
 #include "outer.h"
 #include "pool2d.h"
@@ -87,6 +88,8 @@ CPU_KERNEL(AvgPool2dBackward)
 
 // What the launches in launch/ are made of.
 using cpu::ColumnSums;
+using cpu::Depthwise;
+using cpu::DepthwiseWeight;
 using cpu::Image;
 using cpu::Outer;
 using cpu::OuterSums;
@@ -98,6 +101,8 @@ CPU_KERNEL(Product)
 CPU_KERNEL(Outer)
 CPU_KERNEL(OuterSums)
 CPU_KERNEL(ColumnSums)
+CPU_KERNEL(Depthwise)
+CPU_KERNEL(DepthwiseWeight)
 
 }  // namespace torchext
 

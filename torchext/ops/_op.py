@@ -227,7 +227,7 @@ def _tensor_names(op, overload):
 
 
 def _fold_batch(op, overload):
-    """vmap by folding the mapped dimension into the batch; the decomposition where weights map."""
+    """vmap by folding the mapped dimension into the batch; one by one where weights are mapped."""
     names, batched = _tensor_names(op, overload)
 
     def fold(x, dim, size):
@@ -236,6 +236,19 @@ def _fold_batch(op, overload):
         unbatched = op.sample_dims is None or x.dim() == op.sample_dims + 1
         return x if unbatched else x.flatten(0, 1), unbatched
 
+    def one_by_one(size, in_dims, args):
+        def sample(i):
+            y = overload(
+                *(
+                    x if dim is None else x.select(dim, i)
+                    for x, dim in zip(args, in_dims, strict=True)
+                )
+            )
+            return y if isinstance(y, tuple) else (y,)
+
+        ys = tuple(map(torch.stack, zip(*map(sample, range(size)), strict=True)))
+        return (ys, (0,) * len(ys)) if len(ys) > 1 else (ys[0], 0)
+
     def vmap(info, in_dims, *args):
         in_dims = [
             dim if isinstance(x, torch.Tensor) else None
@@ -243,9 +256,7 @@ def _fold_batch(op, overload):
         ]
         mapped = {n for n, dim in zip(names, in_dims, strict=False) if dim is not None}
         if not mapped.issubset(batched):
-            notice(op.name, "vmap over its weights maps the decomposition")
-            y = torch.vmap(op.decomposition, tuple(in_dims))(*args)
-            return y, (0,) * len(y) if isinstance(y, tuple) else 0
+            return one_by_one(info.batch_size, in_dims, args)
         args, unbatched = list(args), False
         for i, (name, x, dim) in enumerate(zip(names, args, in_dims, strict=False)):
             if name in batched and isinstance(x, torch.Tensor):

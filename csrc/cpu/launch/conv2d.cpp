@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "../depthwise.h"
 #include "../outer.h"
 #include "../product.h"
 #include "scratch.h"
@@ -18,6 +19,8 @@ void launch(const cpu::Product& p, void*);
 void launch(const cpu::Outer& p, void*);
 void launch(const cpu::OuterSums& p, void*);
 void launch(const cpu::ColumnSums& p, void*);
+void launch(const cpu::Depthwise& p, void*);
+void launch(const cpu::DepthwiseWeight& p, void*);
 
 namespace {
 
@@ -65,7 +68,7 @@ struct Segments {
 Segments segments_of(const Conv2dShape& p, const Laid& x) {
   Segments s;
   const int64_t channels = p.C / p.groups;
-  s.merged = p.groups == 1 && p.w.dilation == 1 && x.column == p.C;
+  s.merged = p.groups == 1 && p.C > 1 && p.w.dilation == 1 && x.column == p.C;
   s.length = s.merged ? p.w.kernel * channels : channels;
   for (int64_t i = 0; i < p.h.kernel; ++i) {
     for (int64_t j = 0; j < (s.merged ? 1 : p.w.kernel); ++j) {
@@ -96,6 +99,21 @@ Scratch pack(cpu::Panels& p) {
   return scratch;
 }
 
+bool is_depthwise(const Conv2dShape& p) { return p.groups == p.C && p.groups == p.O; }
+
+// A depthwise weight as [tap][channel].
+Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides& stride) {
+  cpu::Image image{};
+  image.dtype = p.dtype;
+  image.N = 1, image.C = p.O;
+  image.H = image.rows = p.h.kernel;
+  image.W = image.columns = p.w.kernel;
+  image.step_h = image.step_w = 1;
+  image.x = weight;
+  image.x_stride = {0, stride.n, stride.h, stride.w};
+  return lay_out(image, false);
+}
+
 // Pixels that follow each other evenly in every image involved are one line.
 void merge_lines(cpu::Product& p) {
   const bool residual = p.residual != nullptr;
@@ -112,9 +130,23 @@ void merge_lines(cpu::Product& p) {
   }
 }
 
+void launch_depthwise(const Conv2d& p) {
+  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
+  const Laid w = lay_out_taps(p, p.weight, p.w_stride);
+  const std::vector<int64_t> taps = segments_of(p, x).offsets;
+  std::vector<int64_t> w_taps;
+  for (size_t t = 0; t < taps.size(); ++t) w_taps.push_back(static_cast<int64_t>(t) * p.C);
+  launch(
+      cpu::Depthwise{p.dtype, p.N, p.C, p.OH, p.OW, static_cast<int64_t>(taps.size()), x.data, x.n,
+                     p.h.stride * x.row, p.w.stride * x.column, taps.data(), w.data, w_taps.data(),
+                     p.bias, p.residual, p.y, p.y_stride, p.residual_stride, p.activation},
+      nullptr);
+}
+
 }  // namespace
 
 void launch(const Conv2d& p, void*) {
+  if (is_depthwise(p)) return launch_depthwise(p);
   const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
   const Segments segments = segments_of(p, x);
   std::vector<int64_t> w_segments;
@@ -222,15 +254,34 @@ void launch(const Conv2dBackwardInput& p, void*) {
       gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation, above, beside),
       true);
   const int64_t N = p.C / p.groups, K = p.O / p.groups;
+  const Laid taps = is_depthwise(p) ? lay_out_taps(p, p.weight, p.w_stride) : Laid{};
   for (const Reach& row : rows) {
     for (const Reach& column : columns) {
-      std::vector<int64_t> w_segments, a_segments;
+      std::vector<int64_t> w_segments, w_taps, a_segments;
       for (size_t i = 0; i < row.taps.size(); ++i) {
         for (size_t j = 0; j < column.taps.size(); ++j) {
           w_segments.push_back(row.taps[i] * p.w_stride.h + column.taps[j] * p.w_stride.w);
           a_segments.push_back((row.shifts[i] + above.before) * grad.row +
                                (column.shifts[j] + beside.before) * grad.column);
+          w_taps.push_back((row.taps[i] * p.w.kernel + column.taps[j]) * p.C);
         }
+      }
+      const Strides& xs = p.grad_x_stride;
+      void* grad_x = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);
+      if (is_depthwise(p)) {
+        cpu::Depthwise filter{};
+        filter.dtype = p.dtype;
+        filter.N = p.N, filter.C = p.C, filter.OH = row.inputs, filter.OW = column.inputs;
+        filter.taps = static_cast<int64_t>(w_taps.size());
+        filter.x = grad.data;
+        filter.x_image = grad.n, filter.x_row = grad.row, filter.x_column = grad.column;
+        filter.x_tap = a_segments.data();
+        filter.w = taps.data, filter.w_tap = w_taps.data();
+        filter.bias = p.bias;
+        filter.y = grad_x;
+        filter.y_stride = {xs.n, xs.c, p.h.stride * xs.h, p.w.stride * xs.w};
+        launch(filter, nullptr);
+        continue;
       }
       cpu::Panels panels{p.dtype,
                          p.groups,
@@ -244,7 +295,6 @@ void launch(const Conv2dBackwardInput& p, void*) {
                          w_segments.data(),
                          nullptr};
       const Scratch packed = pack(panels);
-      const Strides& xs = p.grad_x_stride;
       cpu::Product product{};
       product.dtype = p.dtype;
       product.groups = p.groups, product.images = p.N;
@@ -256,7 +306,7 @@ void launch(const Conv2dBackwardInput& p, void*) {
       product.a_segment = a_segments.data();
       product.b = packed.get();
       product.bias = p.bias;
-      product.y = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);
+      product.y = grad_x;
       product.y_group = N * xs.c, product.y_image = xs.n, product.y_n = xs.c;
       product.y_row = p.h.stride * xs.h, product.y_column = p.w.stride * xs.w;
       product.activation = Activation::none;
@@ -275,6 +325,29 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   const Laid x = lay_out(padded_input(p, p.x, p.x_stride), p.C / p.groups % columns == 0);
   const Segments segments = segments_of(p, x);
   const int64_t channels = p.C / p.groups, M = p.O / p.groups;
+  if (p.grad_bias != nullptr) {
+    launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
+                           p.grad_bias},
+           nullptr);
+  }
+  if (is_depthwise(p)) {
+    const auto taps = static_cast<int64_t>(segments.offsets.size());
+    const Scratch sums(p.dtype, taps, p.C);
+    launch(cpu::DepthwiseWeight{p.dtype, p.N, p.C, p.OH, p.OW, taps, grad.data, grad.n, grad.row,
+                                grad.column, x.data, x.n, p.h.stride * x.row, p.w.stride * x.column,
+                                segments.offsets.data(), sums.get()},
+           nullptr);
+    std::vector<int64_t> to_taps;
+    for (int64_t i = 0; i < p.h.kernel; ++i) {
+      for (int64_t j = 0; j < p.w.kernel; ++j) {
+        to_taps.push_back(i * p.w_stride.h + j * p.w_stride.w);
+      }
+    }
+    launch(cpu::OuterSums{p.dtype, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0, p.w_stride.n,
+                          0, to_taps.data()},
+           nullptr);
+    return;
+  }
 
   cpu::Outer outer{};
   outer.dtype = p.dtype;
@@ -300,11 +373,6 @@ void launch(const Conv2dBackwardWeight& p, void*) {
       cpu::OuterSums{p.dtype, p.groups, M, outer.N, outer.segments, channels, outer.sums,
                      p.grad_weight, p.w_stride.n, p.w_stride.c, p.w_stride.w, to_segments.data()},
       nullptr);
-  if (p.grad_bias != nullptr) {
-    launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
-                           p.grad_bias},
-           nullptr);
-  }
 }
 
 }  // namespace torchext
