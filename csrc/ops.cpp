@@ -21,4 +21,8 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("conv2d_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int[2] kernel_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> (Tensor, Tensor)");
   library.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");
   library.def("conv_transpose2d_inference(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");
+  library.def("linear(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int activation) -> Tensor");
+  library.def("linear_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int activation) -> Tensor");
+  library.def("linear_backward_input(Tensor grad_y, Tensor? y, Tensor weight, int activation) -> Tensor");
+  library.def("linear_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int activation) -> (Tensor, Tensor)");
 }

@@ -2,6 +2,7 @@
 
 from . import functional
 from .convolution import Conv1d, Conv2d, ConvTranspose2d
+from .linear import Linear
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
+    "Linear",
     "MaxPool2d",
     "functional",
 ]

@@ -11,6 +11,7 @@ from ..ops.avg_pool2d import avg_pool2d_inference as _avg_pool2d_inference
 from ..ops.conv2d import run as _conv2d
 from ..ops.conv_transpose2d import conv_transpose2d as _conv_transpose2d
 from ..ops.conv_transpose2d import conv_transpose2d_inference as _conv_transpose2d_inference
+from ..ops.linear import run as _linear
 from ..ops.max_pool2d import max_pool2d as _max_pool2d
 from ..ops.max_pool2d import max_pool2d_indices as _max_pool2d_indices
 from ..ops.max_pool2d import max_pool2d_inference as _max_pool2d_inference
@@ -132,6 +133,12 @@ def conv_transpose2d(
     return op(input, weight, bias, *pairs, groups, _two(dilation))
 
 
+def linear(input, weight, bias=None):
+    if weight.dim() == 1:  # torch's other linear: a product with a vector
+        return torch.nn.functional.linear(input, weight, bias)
+    return _linear(input, weight, bias, None, 0, _needs_grad(input, weight, bias))
+
+
 # torch.fx traces a call of these as one node, not their branches.
 torch.fx.wrap("max_pool2d")
 torch.fx.wrap("avg_pool2d")
@@ -139,3 +146,4 @@ torch.fx.wrap("adaptive_avg_pool2d")
 torch.fx.wrap("conv1d")
 torch.fx.wrap("conv2d")
 torch.fx.wrap("conv_transpose2d")
+torch.fx.wrap("linear")

@@ -6,6 +6,7 @@ from . import (
     avg_pool2d,
     conv2d,
     conv_transpose2d,
+    linear,
     max_pool2d,
 )
 from ._op import OPS, Op
@@ -19,5 +20,6 @@ __all__ = [
     "avg_pool2d",
     "conv2d",
     "conv_transpose2d",
+    "linear",
     "max_pool2d",
 ]

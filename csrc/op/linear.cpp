@@ -1,0 +1,182 @@
+// linear: y = act(x w^T + bias + residual), a convolution of one tap over a row of pixels: checks,
+// allocation and registration.
+#include <algorithm>
+
+#include "../common/backend.h"
+#include "conv2d.h"
+
+namespace torchext {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+Sizes all_sizes(const Tensor& x) {
+  const auto sizes = x.sizes();
+  return Sizes(sizes.begin(), sizes.end());
+}
+
+std::string shown(const Sizes& sizes) {
+  std::ostringstream text;
+  for (size_t d = 0; d < sizes.size(); ++d) text << (d ? ", " : "[") << sizes[d];
+  return sizes.empty() ? "[]" : text.str() + "]";
+}
+
+Activation activation_of(const char* op, int64_t kind) {
+  CHECK(kind >= 0 && kind < kActivations, op, ": activation: got ", kind,
+        ", expected one of torchext.ops._activation");
+  return static_cast<Activation>(kind);
+}
+
+// A tensor that goes with `first`, of a shape that is known; contiguous.
+Tensor companion(const char* op, const char* argument, const Tensor& tensor, const Tensor& first,
+                 const Sizes& sizes) {
+  check_tensor(op, argument, tensor);
+  CHECK(tensor.scalar_type() == first.scalar_type(), op, ": ", argument, ": got dtype ",
+        torch::headeronly::toString(tensor.scalar_type()), ", expected the input's, ",
+        torch::headeronly::toString(first.scalar_type()));
+  CHECK(all_sizes(tensor) == sizes, op, ": ", argument, ": got shape ", shown(all_sizes(tensor)),
+        ", expected ", shown(sizes));
+  return torch::stable::contiguous(tensor);
+}
+
+Tensor empty_of(const Tensor& like, const Sizes& sizes) {
+  return torch::stable::new_empty(like, {sizes.data(), sizes.size()});
+}
+
+void check_matrix(const char* op, const char* argument, const Tensor& x) {
+  check_tensor(op, argument, x);
+  CHECK(x.dim() >= 1, op, ": ", argument, ": got a scalar, expected at least 1 dimension");
+}
+
+void check_weight(const char* op, const Tensor& weight, const Tensor& first) {
+  check_tensor(op, "weight", weight);
+  CHECK(weight.dim() == 2, op, ": weight: got ", weight.dim(),
+        " dimensions, expected 2 (out, in)");
+  CHECK(weight.scalar_type() == first.scalar_type(), op, ": weight: got dtype ",
+        torch::headeronly::toString(weight.scalar_type()), ", expected the input's, ",
+        torch::headeronly::toString(first.scalar_type()));
+}
+
+// M rows of C numbers become M rows of O: pixels of one image.
+Conv2dShape shape_of(DType dtype, int64_t M, int64_t C, int64_t O) {
+  const Window point{1, 1, 0, 1};
+  return {dtype, 1, C, 1, M, O, 1, M, 1, point, point};
+}
+Strides rows_of(int64_t length) { return {0, 1, 0, length}; }
+Strides weight_strides(const Tensor& weight) { return {weight.stride(0), weight.stride(1), 0, 0}; }
+
+int64_t rows_in(const Sizes& sizes) {
+  int64_t rows = 1;
+  for (size_t d = 0; d + 1 < sizes.size(); ++d) rows *= sizes[d];
+  return rows;
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+              const std::optional<Tensor>& residual, int64_t activation) {
+  const char* op = "linear";
+  check_matrix(op, "input", input);
+  const DType dtype = floating_dtype(op, "input", input);
+  check_weight(op, weight, input);
+  Sizes sizes = all_sizes(input);
+  const int64_t O = weight.size(0), C = weight.size(1), M = rows_in(sizes);
+  CHECK(sizes.back() == C, op, ": input: got ", sizes.back(), " features, expected ", C);
+  sizes.back() = O;
+  const Tensor x = torch::stable::contiguous(input);
+  Tensor y = empty_of(x, sizes);
+  Conv2d p{};
+  static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
+  p.activation = activation_of(op, activation);
+  std::optional<Tensor> dense_bias, dense_residual;
+  if (bias.has_value()) {
+    dense_bias = companion(op, "bias", *bias, input, {O});
+    p.bias = dense_bias->data_ptr();
+  }
+  if (residual.has_value()) {
+    dense_residual = companion(op, "residual", *residual, input, sizes);
+    p.residual = dense_residual->data_ptr();
+  }
+  p.x = x.data_ptr();
+  p.weight = weight.data_ptr();
+  p.y = y.data_ptr();
+  p.x_stride = rows_of(C);
+  p.w_stride = weight_strides(weight);
+  p.residual_stride = p.y_stride = rows_of(O);
+  if (y.numel() > 0) launch(p, Context(x).stream);
+  return y;
+}
+
+template <class P>
+void set_gate(const char* op, P& p, const std::optional<Tensor>& y, const Tensor& grad_y,
+              int64_t activation, std::optional<Tensor>& dense) {
+  p.activation = activation_of(op, activation);
+  if (!y.has_value()) return;
+  dense = companion(op, "y", *y, grad_y, all_sizes(grad_y));
+  p.y = dense->data_ptr();
+  p.y_stride = rows_of(p.O);
+}
+
+Tensor linear_backward_input(const Tensor& grad_y, const std::optional<Tensor>& y,
+                             const Tensor& weight, int64_t activation) {
+  const char* op = "linear_backward_input";
+  check_matrix(op, "grad_y", grad_y);
+  const DType dtype = floating_dtype(op, "grad_y", grad_y);
+  check_weight(op, weight, grad_y);
+  Sizes sizes = all_sizes(grad_y);
+  const int64_t O = weight.size(0), C = weight.size(1), M = rows_in(sizes);
+  CHECK(sizes.back() == O, op, ": grad_y: got ", sizes.back(), " features, expected ", O);
+  sizes.back() = C;
+  const Tensor grad = torch::stable::contiguous(grad_y);
+  Tensor grad_x = empty_of(grad, sizes);
+  Conv2dBackwardInput p{};
+  static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
+  std::optional<Tensor> dense_y;
+  set_gate(op, p, y, grad_y, activation, dense_y);
+  p.grad_y = grad.data_ptr();
+  p.weight = weight.data_ptr();
+  p.grad_x = grad_x.data_ptr();
+  p.grad_y_stride = rows_of(O);
+  p.w_stride = weight_strides(weight);
+  p.grad_x_stride = rows_of(C);
+  if (grad_x.numel() > 0) launch(p, Context(grad).stream);
+  return grad_x;
+}
+
+std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
+                                                  const std::optional<Tensor>& y,
+                                                  const Tensor& x, int64_t activation) {
+  const char* op = "linear_backward_weight";
+  check_matrix(op, "grad_y", grad_y);
+  check_matrix(op, "x", x);
+  const DType dtype = floating_dtype(op, "grad_y", grad_y);
+  const Sizes sizes = all_sizes(grad_y);
+  Sizes x_sizes = sizes;
+  x_sizes.back() = x.size(-1);
+  const int64_t O = sizes.back(), C = x_sizes.back(), M = rows_in(sizes);
+  const Tensor dense_x = companion(op, "x", x, grad_y, x_sizes);
+  const Tensor grad = torch::stable::contiguous(grad_y);
+  Tensor grad_weight = empty_of(grad, {O, C}), grad_bias = empty_of(grad, {O});
+  Conv2dBackwardWeight p{};
+  static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
+  std::optional<Tensor> dense_y;
+  set_gate(op, p, y, grad_y, activation, dense_y);
+  p.grad_y = grad.data_ptr();
+  p.x = dense_x.data_ptr();
+  p.grad_weight = grad_weight.data_ptr();
+  p.grad_bias = grad_bias.data_ptr();
+  p.grad_y_stride = rows_of(O);
+  p.x_stride = rows_of(C);
+  p.w_stride = {C, 1, 0, 0};
+  if (O > 0) launch(p, Context(grad).stream);  // of no rows: zeros
+  return {grad_weight, grad_bias};
+}
+
+}  // namespace
+
+REGISTER_KERNELS(library) {
+  library.impl("linear", TORCH_BOX(&linear));
+  library.impl("linear_inference", TORCH_BOX(&linear));
+  library.impl("linear_backward_input", TORCH_BOX(&linear_backward_input));
+  library.impl("linear_backward_weight", TORCH_BOX(&linear_backward_weight));
+}
+
+}  // namespace torchext
