@@ -8,6 +8,7 @@
 
 #include "../common/stable.h"
 #include "depthwise.h"
+#include "dots.h"
 #include "isa.h"
 #include "outer.h"
 #include "pool2d.h"
@@ -90,6 +91,7 @@ CPU_KERNEL(AvgPool2dBackward)
 using cpu::ColumnSums;
 using cpu::Depthwise;
 using cpu::DepthwiseWeight;
+using cpu::Dots;
 using cpu::Image;
 using cpu::Outer;
 using cpu::OuterSums;
@@ -103,6 +105,7 @@ CPU_KERNEL(OuterSums)
 CPU_KERNEL(ColumnSums)
 CPU_KERNEL(Depthwise)
 CPU_KERNEL(DepthwiseWeight)
+CPU_KERNEL(Dots)
 
 }  // namespace torchext
 

@@ -184,10 +184,9 @@ template <int R, class T>
 static void multiply_tile(const Product& p, const Compute<T>* a, const Compute<T>* b,
                           const Finish<T>& to) {
   using F = Compute<T>;
-  constexpr int64_t P = kPanelBytes / sizeof(F);
   Tile<F, R> sum = {};
   for (int64_t s = 0; s < p.segments; ++s) {
-    multiply<F, R>(a + p.a_segment[s], p.a_column, 1, b + s * p.K * P, P, p.K, sum);
+    multiply<F, R>(a + p.a_segment[s], p.a_column, 1, b + s * p.K * p.b_row, p.b_row, p.K, sum);
   }
   const bool vectors =
       to.columns == kTileColumns<F> && p.y_n == 1 && (to.residual == nullptr || p.residual_n == 1);
@@ -203,7 +202,7 @@ static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
   constexpr int64_t P = kPanelBytes / sizeof(F), C = kTileColumns<F>;
   const ProductSplit s = product_split(p);
-  const int64_t panels = ceil_div(p.N, P), panel_size = p.segments * p.K * P;
+  const int64_t panels = ceil_div(p.N, P);
   for (int64_t index = begin; index < end; ++index) {
     int64_t rest = index;
     const int64_t panel_block = rest % s.panel_blocks;
@@ -218,7 +217,7 @@ static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
     const int64_t panel_end = min_of(panels, (panel_block + 1) * s.panels);
     for (int64_t panel = panel_block * s.panels; panel < panel_end; ++panel) {
       for (int64_t n = panel * P; n < min_of(p.N, (panel + 1) * P); n += C) {
-        const F* b = static_cast<const F*>(p.b) + ((g * panels + panel) * panel_size + n % P);
+        const F* b = static_cast<const F*>(p.b) + (g * p.b_group + panel * p.b_panel + n % P);
         for (int64_t line = line_block * s.lines; line < line_end; ++line) {
           const int64_t image = line / p.rows, row = line % p.rows;
           for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal numbers of rows

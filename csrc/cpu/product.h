@@ -47,7 +47,8 @@ struct Product {
   const void* a;  // F
   int64_t a_group, a_image, a_row, a_column;
   const int64_t* a_segment;
-  const void* b;  // panels
+  const void* b;  // F: panels, or a matrix of whole panels' width read in place
+  int64_t b_group, b_panel, b_row;
   void* y;
   const void* bias;      // N per group, or null
   const void* residual;  // or null

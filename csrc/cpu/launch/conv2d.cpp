@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../depthwise.h"
+#include "../dots.h"
 #include "../outer.h"
 #include "../product.h"
 #include "scratch.h"
@@ -21,6 +22,7 @@ void launch(const cpu::OuterSums& p, void*);
 void launch(const cpu::ColumnSums& p, void*);
 void launch(const cpu::Depthwise& p, void*);
 void launch(const cpu::DepthwiseWeight& p, void*);
+void launch(const cpu::Dots& p, void*);
 
 namespace {
 
@@ -99,6 +101,27 @@ Scratch pack(cpu::Panels& p) {
   return scratch;
 }
 
+void use_panels(cpu::Product& p, const cpu::Panels& panels) {
+  p.b = panels.to;
+  p.b_row = panel_columns(panels.dtype);
+  p.b_panel = panels.segments * panels.K * p.b_row;
+  p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;
+}
+
+// Few pixels read each weight but once or twice: then they are read where they are.
+bool use_in_place(cpu::Product& p, const cpu::Panels& panels) {
+  const int64_t columns = panel_columns(p.dtype), pixels = p.images * p.rows * p.columns;
+  const bool computed = p.dtype == DType::f32 || p.dtype == DType::f64;
+  if (!computed || pixels > 28 || panels.groups != 1 || panels.segments != 1 || panels.w_n != 1 ||
+      panels.N % columns != 0) {
+    return false;
+  }
+  p.b = at(panels.w, panels.dtype, panels.w_segment[0]);
+  p.b_row = panels.w_k;
+  p.b_panel = columns;
+  return true;
+}
+
 bool is_depthwise(const Conv2dShape& p) { return p.groups == p.C && p.groups == p.O; }
 
 // A depthwise weight as [tap][channel].
@@ -143,10 +166,24 @@ void launch_depthwise(const Conv2d& p) {
       nullptr);
 }
 
+// A linear layer of few rows whose weights can be read where they are.
+bool is_few_dots(const Conv2d& p) {
+  const bool point = p.h.kernel * p.w.kernel == 1 && p.groups == 1;
+  const bool row = p.N == 1 && p.H == 1 && p.OH == 1 && p.OW == p.W && p.W <= cpu::kFewRows;
+  return point && row && p.x_stride.c == 1 && p.w_stride.c == 1 && p.y_stride.c == 1 &&
+         (p.residual == nullptr || p.residual_stride.c == 1);
+}
+
 }  // namespace
 
 void launch(const Conv2d& p, void*) {
   if (is_depthwise(p)) return launch_depthwise(p);
+  if (is_few_dots(p)) {
+    return launch(
+        cpu::Dots{p.dtype, p.W, p.O, p.C, p.x, p.weight, p.bias, p.residual, p.y, p.x_stride.w,
+                  p.w_stride.n, p.residual_stride.w, p.y_stride.w, p.activation},
+        nullptr);
+  }
   const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
   const Segments segments = segments_of(p, x);
   std::vector<int64_t> w_segments;
@@ -178,7 +215,7 @@ void launch(const Conv2d& p, void*) {
   product.a_group = p.C / p.groups, product.a_image = x.n;
   product.a_row = p.h.stride * x.row, product.a_column = p.w.stride * x.column;
   product.a_segment = segments.offsets.data();
-  product.b = packed.get();
+  use_panels(product, panels);
   product.y = p.y, product.bias = p.bias, product.residual = p.residual;
   const Strides &ys = p.y_stride, &rs = p.residual_stride;
   product.y_group = N * ys.c, product.y_image = ys.n, product.y_row = ys.h;
@@ -294,7 +331,6 @@ void launch(const Conv2dBackwardInput& p, void*) {
                          p.w_stride.n,
                          w_segments.data(),
                          nullptr};
-      const Scratch packed = pack(panels);
       cpu::Product product{};
       product.dtype = p.dtype;
       product.groups = p.groups, product.images = p.N;
@@ -304,7 +340,11 @@ void launch(const Conv2dBackwardInput& p, void*) {
       product.a_group = K, product.a_image = grad.n;
       product.a_row = grad.row, product.a_column = grad.column;
       product.a_segment = a_segments.data();
-      product.b = packed.get();
+      std::unique_ptr<Scratch> packed;
+      if (!use_in_place(product, panels)) {
+        packed = std::make_unique<Scratch>(pack(panels));
+        use_panels(product, panels);
+      }
       product.bias = p.bias;
       product.y = grad_x;
       product.y_group = N * xs.c, product.y_image = xs.n, product.y_n = xs.c;
