@@ -22,7 +22,7 @@ INLINE void add_block(const Outer& p, const F* a, const F* b, int64_t line_begin
   }
   const bool first = line_begin == 0;
   for (int i = 0; i < R; ++i) {
-    F* to = sums + i * p.N;
+    F* to = sums + i * p.sums_m;
     if (columns == kTileColumns<F>) {
       for (int j = 0; j < kTileVectors; ++j) {
         store<N>(to + j * N, first ? sum[i][j] : load<N>(to + j * N) + sum[i][j]);
@@ -44,38 +44,49 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
     const int64_t block = index % blocks, segment = index / blocks % p.segments;
     const int64_t g = index / blocks / p.segments;
     const int64_t m_begin = block * kOuterRows, m_end = min_of(p.M, m_begin + kOuterRows);
-    F* sums = static_cast<F*>(p.sums) + (g * p.segments + segment) * p.M * p.N;
+    F* sums = static_cast<F*>(p.sums) + (g * p.sums_group + segment * p.sums_segment);
     const F* a = static_cast<const F*>(p.a) + g * p.a_group;
     const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
     for (int64_t line = 0; line < lines || line == 0; line += lines_each) {
-      for (int64_t n = 0; n < p.N; n += kTileColumns<F>) {
-        const int64_t columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
-        for (int64_t m = m_begin; m < m_end; m += kTileRows) {
-          with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {
-            add_block<F, decltype(r)::value>(p, a + m, b + n, line,
-                                             min_of(lines, line + lines_each), sums + m * p.N + n,
-                                             columns);
-          });
-        }
+      for (int64_t m = m_begin; m < m_end; m += kTileRows) {
+        with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {
+          for (int64_t n = 0; n < p.N; n += kTileColumns<F>) {
+            add_block<F, decltype(r)::value>(
+                p, a + m, b + n, line, min_of(lines, line + lines_each), sums + m * p.sums_m + n,
+                min_of(int64_t{kTileColumns<F>}, p.N - n));
+          }
+        });
       }
     }
   }
 }
 
-// The sums to where they belong: the taps of a channel are close together there.
+template <int N, class F, class T>
+INLINE void place_channels(const F* from, T* to, int64_t c, int64_t end) {
+  for (; c + N <= end; c += N) store<N>(to + c, load<N>(from + c));
+  if constexpr (N > 1) place_channels<N / 2>(from, to, c, end);
+}
+
+// The sums to where they belong. The taps of a channel are close together there, or the channels of
+// a tap are adjacent.
 template <class T>
 static void place_sums(const OuterSums& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
+  const int64_t taps = p.N / p.channels;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t g = index / p.M, m = index % p.M;
     const F* sums = static_cast<const F*>(p.sums) + (g * p.segments * p.M + m) * p.N;
-    T* to = static_cast<T*>(p.to) + index * p.to_m;
-    for (int64_t c = 0; c < p.channels; ++c) {
-      for (int64_t s = 0; s < p.segments; ++s) {
-        const F* from = sums + s * p.M * p.N + c;
-        T* taps = to + (p.to_segment[s] + c * p.to_channel);
-        for (int64_t tap = 0; tap * p.channels < p.N; ++tap) {
-          store<1>(taps + tap * p.to_tap, Vec<F, 1>{from[tap * p.channels]});
+    T* row = static_cast<T*>(p.to) + index * p.to_m;
+    for (int64_t s = 0; s < p.segments; ++s) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const F* from = sums + s * p.M * p.N + tap * p.channels;
+        T* to = row + (p.to_segment[s] + tap * p.to_tap);
+        if (p.to_channel == 1) {
+          place_channels<kLanes<T>>(from, to, 0, p.channels);
+          continue;
+        }
+        for (int64_t c = 0; c < p.channels; ++c) {
+          store<1>(to + c * p.to_channel, Vec<F, 1>{from[c]});
         }
       }
     }

@@ -16,7 +16,8 @@ struct Outer {
   const void* b;  // F, n's adjacent; whole vectors are read
   int64_t b_group, b_image, b_row, b_column;
   const int64_t* b_segment;
-  void* sums;  // F, [g][s][m][n]
+  void* sums;  // F, n's adjacent
+  int64_t sums_group, sums_segment, sums_m;
 };
 
 // to[g M + m, segment, tap, channel] = sums[g, segment, m, tap * channels + channel]

@@ -400,14 +400,24 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   outer.b_group = channels, outer.b_image = x.n;
   outer.b_row = p.h.stride * x.row, outer.b_column = p.w.stride * x.column;
   outer.b_segment = segments.offsets.data();
-  const Scratch sums(p.dtype, p.groups * M, outer.segments, outer.N);
-  outer.sums = sums.get();
   std::vector<int64_t> to_segments;
   for (int64_t i = 0; i < p.h.kernel; ++i) {
     for (int64_t j = 0; j < (segments.merged ? 1 : p.w.kernel); ++j) {
       to_segments.push_back(i * p.w_stride.h + j * p.w_stride.w);
     }
   }
+  const bool rows_adjacent = p.w_stride.c == 1 && (!segments.merged || p.w_stride.w == p.C);
+  if (rows_adjacent && outer.segments == 1 && (p.dtype == DType::f32 || p.dtype == DType::f64)) {
+    outer.sums = p.grad_weight;
+    outer.sums_m = p.w_stride.n, outer.sums_group = M * outer.sums_m;
+    launch(outer, nullptr);
+    return;
+  }
+  const Scratch sums(p.dtype, p.groups * M, outer.segments, outer.N);
+  outer.sums = sums.get();
+  outer.sums_m = outer.N;
+  outer.sums_segment = M * outer.N;
+  outer.sums_group = outer.segments * outer.sums_segment;
   launch(outer, nullptr);
   launch(
       cpu::OuterSums{p.dtype, p.groups, M, outer.N, outer.segments, channels, outer.sums,
