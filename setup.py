@@ -102,6 +102,8 @@ class Ninja:
 
 class Build(build_ext):
     def run(self):
+        if self.editable_mode:  # setuptools would take a folder that it throws away
+            self.build_temp = ROOT / f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
         directory = Path(self.build_temp).resolve()
         directory.mkdir(parents=True, exist_ok=True)
         info = build(directory)
