@@ -185,10 +185,15 @@ def build(directory):
         sys.exit(
             "torchext: no torch >= 2.10 to build with: leave build isolation on, or install it"
         )
+    # A venv that is not active is not in PATH either.
+    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
     if not shutil.which("ninja"):
         sys.exit("torchext: no ninja to build with: leave build isolation on, or install it")
     torch_version, torch_directory = found
-    import pybind11
+    try:
+        import pybind11
+    except ImportError:
+        sys.exit("torchext: no pybind11 to build with: leave build isolation on, or install it")
 
     # Fixed names for directories that move with every isolated build: ninja compares command lines.
     targets = {"torch": torch_directory / "include", "pybind11": pybind11.get_include()}
