@@ -224,7 +224,7 @@ def build(directory):
     if not n.run("libtorchext_cpu.so", HOST):
         sys.exit("torchext: the CPU library did not compile: the compiler's words are above")
     if nvcc and not n.run("libtorchext_cuda.so"):
-        nvcc, why_no_cuda = None, "nvcc failed: its words are above"
+        nvcc, why_no_cuda = None, "nvcc failed: pip install -v shows its words"
     if not nvcc and os.environ.get("TORCHEXT_CUDA") == "1":
         sys.exit(f"torchext: TORCHEXT_CUDA=1, but {why_no_cuda}")
     release = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version")) if nvcc else None
