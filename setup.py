@@ -102,6 +102,8 @@ class Ninja:
 
 class Build(build_ext):
     def run(self):
+        if self.editable_mode:  # setuptools would take a folder that it throws away
+            self.build_temp = ROOT / f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
         directory = Path(self.build_temp).resolve()
         directory.mkdir(parents=True, exist_ok=True)
         info = build(directory)
@@ -183,10 +185,15 @@ def build(directory):
         sys.exit(
             "torchext: no torch >= 2.10 to build with: leave build isolation on, or install it"
         )
+    # A venv that is not active is not in PATH either.
+    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
     if not shutil.which("ninja"):
         sys.exit("torchext: no ninja to build with: leave build isolation on, or install it")
     torch_version, torch_directory = found
-    import pybind11
+    try:
+        import pybind11
+    except ImportError:
+        sys.exit("torchext: no pybind11 to build with: leave build isolation on, or install it")
 
     # Fixed names for directories that move with every isolated build: ninja compares command lines.
     targets = {"torch": torch_directory / "include", "pybind11": pybind11.get_include()}
@@ -217,7 +224,7 @@ def build(directory):
     if not n.run("libtorchext_cpu.so", HOST):
         sys.exit("torchext: the CPU library did not compile: the compiler's words are above")
     if nvcc and not n.run("libtorchext_cuda.so"):
-        nvcc, why_no_cuda = None, "nvcc failed: its words are above"
+        nvcc, why_no_cuda = None, "nvcc failed: pip install -v shows its words"
     if not nvcc and os.environ.get("TORCHEXT_CUDA") == "1":
         sys.exit(f"torchext: TORCHEXT_CUDA=1, but {why_no_cuda}")
     release = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version")) if nvcc else None
