@@ -26,16 +26,20 @@ def offset_dtype(kernel_size):
     return torch.uint8 if taps <= 256 else torch.int32
 
 
-def _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode):
-    """(y, offsets): torch's indices, told as taps of their windows."""
+def _safe(x, kernel_size, stride, padding, dilation, ceil_mode):
+    """(output size, x, padding) with which torch's kernel does not write out of bounds."""
     size = pooled_size("max_pool2d", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     axes = zip(x.shape[-2:], size, kernel_size, stride, padding, dilation, strict=True)
-    if any(window_in_padding(*axis) for axis in axes):  # where torch's kernel writes out of bounds
-        lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-        x = torch.nn.functional.pad(
-            x, (padding[1], padding[1], padding[0], padding[0]), value=lowest
-        )
-        padding = [0, 0]
+    if not any(window_in_padding(*axis) for axis in axes):
+        return size, x, padding
+    lowest = -torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    pads = (padding[1], padding[1], padding[0], padding[0])
+    return size, torch.nn.functional.pad(x, pads, value=lowest), [0, 0]
+
+
+def _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode):
+    """(y, offsets): torch's indices, told as taps of their windows."""
+    size, x, padding = _safe(x, kernel_size, stride, padding, dilation, ceil_mode)
     y, indices = aten.max_pool2d_with_indices(x, kernel_size, stride, padding, dilation, ceil_mode)
     y, indices = y[..., : size[0], : size[1]], indices[..., : size[0], : size[1]]
     rows = positions(size[0], stride[0], padding[0], x.device)[:, None]
@@ -45,8 +49,10 @@ def _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode):
     return y, (i * kernel_size[1] + j).to(offset_dtype(kernel_size))
 
 
-def _max_pool2d_inference(*args):
-    return _max_pool2d(*args)[0]
+def _max_pool2d_inference(x, kernel_size, stride, padding, dilation, ceil_mode):
+    size, x, padding = _safe(x, kernel_size, stride, padding, dilation, ceil_mode)
+    y = aten.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+    return y[..., : size[0], : size[1]]
 
 
 def _coordinates(offsets, kernel_size, stride, padding, dilation):

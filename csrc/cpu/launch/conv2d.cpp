@@ -370,6 +370,7 @@ void launch(const Conv2dBackwardWeight& p, void*) {
                            p.grad_bias},
            nullptr);
   }
+  if (channels == 0) return;
   if (is_depthwise(p)) {
     const auto taps = static_cast<int64_t>(segments.offsets.size());
     const Scratch sums(p.dtype, taps, p.C);
