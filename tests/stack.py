@@ -21,21 +21,24 @@ class Everything(nn.Module):
 
     def __init__(self, layers, channels=8, classes=5):
         super().__init__()
-        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.stem = layers.Conv2d(3, channels, 3, padding=1)
         self.pool = layers.MaxPool2d(3, stride=2, padding=1)
         self.dilated = layers.MaxPool2d(3, stride=1, padding=1, dilation=2, return_indices=True)
-        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mix = layers.Conv2d(channels, channels, 3, padding="same", groups=channels // 2)
+        self.along = layers.Conv1d(channels, channels, 3, padding=1, bias=False)
+        self.up = layers.ConvTranspose2d(channels, channels, 2, stride=2)
         self.average = layers.AvgPool2d(
             3, stride=2, padding=1, ceil_mode=True, count_include_pad=False
         )
         self.squeeze = layers.AdaptiveAvgPool2d(2)
-        self.head = nn.Linear(4 * channels, classes)
+        self.head = layers.Linear(4 * channels, classes)
 
     def forward(self, x):
         x = self.pool(torch.relu(self.stem(x)))
         y, indices = self.dilated(x)
         picked = x.flatten(2).gather(2, indices.flatten(2))  # y again, if the indices are right
-        y = self.average(self.mix(y + 2 * picked.view_as(y)))
+        y = self.average(self.up(self.mix(y + 2 * picked.view_as(y))))
+        y = y + self.along(y.flatten(2)).view_as(y)
         return self.head(self.squeeze(y).flatten(1))
 
 
@@ -48,10 +51,11 @@ def make_twins(**kwargs):
 
 
 def gradients(module, x, loss=torch.Tensor.sum):
-    """The module's output, and all gradients of its loss: of the parameters, then of x."""
+    """The module's output, and all gradients of its loss: of the parameters by name, then of x."""
     x = x.detach().requires_grad_()
     y = module(x)
-    return y, torch.autograd.grad(loss(y), [*module.parameters(), x])
+    parameters = [p for _, p in sorted(module.named_parameters())]
+    return y, torch.autograd.grad(loss(y), [*parameters, x])
 
 
 def run_python(*arguments, status=0, path=PACKAGE.parent, **environment):

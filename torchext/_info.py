@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import platform
 
 import torch
@@ -20,6 +21,7 @@ def gather():
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
+        "environment": {k: v for k, v in os.environ.items() if k.startswith("TORCHEXT_")},
         "libraries": str(_load.library_directory()),
         "built": build,
         "loaded": {name: why or "yes" for name, why in _load.why_not_loaded.items()},
@@ -83,6 +85,8 @@ def main(argv):
     print(f"torchext {facts['torchext']}, Python {facts['python']}, torch {facts['torch']}", end="")
     print(f" (CUDA {facts['torch_cuda']})" if facts["torch_cuda"] else " (no CUDA)")
     print(f"libraries   {facts['libraries']}")
+    for name, value in facts["environment"].items():
+        print(f"environment {name}={value}")
     if built:
         print(f"built       with {built['compiler']}, headers of torch {built['torch']}")
         print(f"            cpu: {', '.join(built['isas'])}")

@@ -156,7 +156,7 @@ def _flops(weight, spatial, batch):
 
 
 def _flops_backward_weight(grad_y, y, x, kernel_size, channels_last, *args):
-    weight = (grad_y[-3], x[-3] // args[3], *kernel_size)
+    weight = (grad_y[-3], x[-3], *kernel_size)  # torch's counter disregards groups here
     return _flops(weight, grad_y[-2:], grad_y[:-3])
 
 
