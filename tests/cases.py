@@ -72,4 +72,13 @@ INTERPRETED = {
     "upsampled",
     "row-of-columns",
     "no-outputs",
+    "multiplier",
+    "multiplier-channels_last",
+    "grouped-strided-channels_last",
+    "many-pixels",
+    "many-pixels-dw",
+    "many-pixels-dw-channels_last",
+    "channels-33",
+    "decoder",
+    "dilated",
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 RESERVED_SHARED = 1024
 LOCAL_ACCESSES = ("LDL", "STL")
 WIDE_LOAD, WIDE_STORE = "LDG.E.128", "STG.E.128"
+WIDE_COPY = "LDGSTS.E.128"  # to shared memory, while other work goes on
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def resources(cubin):
 
 def wide_accesses(cubin):
     """kernel -> the 128-bit accesses to global memory among its opcodes, without cache hints."""
-    wide = re.compile(r"(?:LDG|STG)\.E\.128")
+    wide = re.compile(r"(LDGSTS|LDG|STG)\.E(?:\.BYPASS)?(?:\.LTC128B)?\.128")
     return {
-        name: {match[0] for opcode in code if (match := wide.match(opcode))}
+        name: {f"{match[1]}.E.128" for opcode in code if (match := wide.match(opcode))}
         for name, code in opcodes(cubin).items()
     }

@@ -49,7 +49,7 @@ class Backend:
 
     def moved(self, x):
         """The tensor on the backend's device, its memory as it was: Tensor.to() tidies up."""
-        if x.device.type == self.device:
+        if x.device.type in (self.device, "meta"):
             return x
         memory = x.as_strided((x.untyped_storage().nbytes() // x.itemsize,), (1,), 0)
         return memory.to(self.device).as_strided(x.shape, x.stride(), x.storage_offset())

@@ -24,6 +24,7 @@ CHECKED = {
     "dilated-down",
     "upsampled",
     "counted-False-7-contiguous",
+    "padded-over-stride",
 }
 DIFFERENTIABLE = [name for name, op in OPS.items() if op.backward or "_backward" in name]
 

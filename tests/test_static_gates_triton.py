@@ -19,9 +19,7 @@ import pytest
 from gpu_gates import WIDE_LOAD, WIDE_STORE
 
 ARCHS = (80, 90)
-MOST_REGISTERS = 64  # of 65,536: an SM holds 8 programs of 128 threads ...
 MOST_STACK = 8  # bytes; never touched, but reserved where an exact division may call its slow path
-MOST_SHARED = 8 * 1024  # ... and most of its 192 KB or more stay an L1 cache
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
@@ -30,8 +28,20 @@ pytestmark = [
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a program of 128 threads may use of an SM."""
+
+    registers: int  # a thread's, of 65,536 an SM
+    shared: int  # bytes, of an SM's 164 KB or more
+
+
+SIMPLE = Limits(64, 8 * 1024)  # 8 programs an SM, and nearly all of its memory stays an L1 cache
+PRODUCT = Limits(255, 48 * 1024)  # tiles kept in registers: 2 programs an SM, operands in flight
+
+
+@dataclass(frozen=True)
 class Launch:
-    """An op called for an input of `shape`; `arguments` follow it in the op's schema.
+    """An op called for an input of `shape`; `arguments` follow it in its cases.
 
     wide  the accesses that are 128 bits wide in channels_last
     """
@@ -40,12 +50,23 @@ class Launch:
     shape: tuple
     arguments: tuple
     wide: tuple = (WIDE_LOAD, WIDE_STORE)
+    limits: Limits = SIMPLE
 
 
 _STEM = (8, 64, 112, 112)
 _MAX = ([3, 3], [2, 2], [1, 1], [1, 1], False)
 _LARGE = ([13, 13], [1, 1], [6, 6], [1, 1], False)  # loops instead of unrolled taps
 _AVERAGE = ([3, 3], [2, 2], [1, 1], False, True, None)
+
+
+def _conv(name, shape, weight, *rest, wide=(), limits=PRODUCT):
+    """conv2d or its gradients: (weight's shape, extras, stride, padding, dilation, groups, act)."""
+    return Launch(name, shape, (weight, "br", *rest), wide, limits)
+
+
+_RESNET = (8, 64, 56, 56), (128, 64, 3, 3), [2, 2], [1, 1], [1, 1], 1, 1
+_MOBILENET = (8, 64, 56, 56), (64, 1, 3, 3), [2, 2], [1, 1], [1, 1], 64, 2
+_CONVOLUTIONS = ("conv2d", "conv2d_backward_input", "conv2d_backward_weight")
 LAUNCHES = (
     Launch("max_pool2d", _STEM, _MAX),
     Launch("max_pool2d", _STEM, _LARGE),
@@ -58,8 +79,14 @@ LAUNCHES = (
     Launch("adaptive_avg_pool2d", (8, 2048, 7, 7), ([1, 1],), wide=(WIDE_LOAD,)),  # few outputs
     Launch("adaptive_avg_pool2d_backward", (8, 512, 7, 7), ([7, 7],)),
     Launch("adaptive_avg_pool2d_backward", (8, 2048, 7, 7), ([1, 1],)),
+    *(_conv(op, *_RESNET) for op in _CONVOLUTIONS),
+    *(_conv(op, *_MOBILENET) for op in _CONVOLUTIONS),
 )
-TENSORS = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
+TENSORS = (
+    ("float32", "contiguous"),
+    ("float32", "channels_last"),
+    ("bfloat16", "channels_last"),
+)
 
 
 def judge_launches(arch, directory):
@@ -99,6 +126,7 @@ def judge_launches(arch, directory):
                 x = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
                 return LAYOUTS[layout](x)
 
+            make.weight = make
             x = make(launch.shape)
             KERNELS[launch.op](*SPECS[launch.op].arguments(make, x, *launch.arguments))
             wide = launch.wide if layout == "channels_last" else ()
@@ -106,19 +134,21 @@ def judge_launches(arch, directory):
                 cubin = directory / f"{len(seen)}.sm_{arch}.cubin"
                 cubin.write_bytes(kernel.asm["cubin"])
                 what = f"sm_{arch} {launch.op}{[*launch.shape, *launch.arguments]} {dtype} {layout}"
-                complaints += judge(what, kernel.name, cubin, kernel.metadata.shared, wide)
+                complaints += judge(
+                    what, kernel.name, cubin, kernel.metadata.shared, launch.limits, wide
+                )
                 seen.append(kernel.name)
             compiled.clear()
     (directory / f"{arch}.json").write_text(json.dumps([complaints, seen]))
 
 
-def judge(what, kernel, cubin, shared, wide):
+def judge(what, kernel, cubin, shared, limits, wide):
     """What breaks a gate, in words; `shared` is dynamic shared memory, which a cubin lacks."""
     used, accesses = gpu_gates.resources(cubin)[kernel], gpu_gates.wide_accesses(cubin)[kernel]
     print(f"{what}: {kernel}: {used}, {shared} bytes dynamic, {sorted(accesses)}")
-    if used.registers > MOST_REGISTERS or used.stack > MOST_STACK or used.spills:
+    if used.registers > limits.registers or used.stack > MOST_STACK or used.spills:
         yield f"{what}: {kernel}: {used}"
-    if used.shared + shared > MOST_SHARED:
+    if used.shared + shared > limits.shared:
         yield f"{what}: {kernel}: {used.shared + shared} bytes of shared memory"
     if not accesses.issuperset(wide):
         yield f"{what}: {kernel}: of {wide} only {sorted(accesses)}"

@@ -40,3 +40,13 @@ def repair():
         tensor.__index__ = lambda self: int(self.handle.data.item())
 
     interpreter._patch_lang_tensor = with_index
+
+    # It multiplies the bits of bfloat16.
+    create_dot = interpreter.InterpreterBuilder.create_dot
+
+    def dot(builder, a, b, *rest):
+        if a.get_element_ty() == tl.bfloat16:
+            a, b = (builder.create_fp_ext(x, tl.float32) for x in (a, b))
+        return create_dot(builder, a, b, *rest)
+
+    interpreter.InterpreterBuilder.create_dot = dot

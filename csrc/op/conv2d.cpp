@@ -78,6 +78,8 @@ void set_gate(const char* op, P& p, const std::optional<Tensor>& y, const Tensor
               int64_t activation) {
   p.activation = activation_of(op, activation);
   if (!y.has_value()) return;
+  CHECK(p.activation <= Activation::relu6, op, ": activation: got ", activation,
+        ", expected none, relu or relu6, whose derivative y tells");
   check_companion(op, "y", *y, grad_y);
   check_shape(op, "y", sizes_of(*y), sizes_of(grad_y));
   p.y = y->data_ptr();
@@ -197,6 +199,7 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const std::option
   Conv2dBackwardInput p{};
   static_cast<Conv2dShape&>(p) =
       make_conv2d(op, y_sizes, w_sizes, {stride, padding, dilation, groups});
+  p.OH = sizes[-2], p.OW = sizes[-1];  // fewer than that, where output_padding is over the stride
   p.dtype = floating_dtype(op, "input", x);
   std::optional<Tensor> dense_bias;
   p.bias = bias_of(op, bias, p.C, x, dense_bias);

@@ -2,6 +2,7 @@
 
 import math
 
+import hypothesis.strategies as st
 import torch
 
 from .case import Case, Spec, pair, with_layout
@@ -21,7 +22,7 @@ def _both(*args, **kwargs):
     return case, with_layout(case, "channels_last")
 
 
-RELU, RELU6 = 1, 2
+RELU, RELU6, SILU = 1, 2, 5
 MODELS = [
     *_both("alexnet-1", (1, 3, 47, 47), 16, 11, 4, 2, act=RELU),
     *_both("alexnet-2", (1, 16, 13, 13), 48, 5, 1, 2),
@@ -48,6 +49,8 @@ ODD = [
     *_both("grouped", (2, 12, 7, 9), 18, 3, 1, 1, groups=3, act=RELU),
     *_both("grouped-strided", (1, 8, 9, 9), 16, 3, 2, 1, groups=4, extras="br"),
     *_both("multiplier", (1, 6, 8, 8), 18, 3, 1, 1, groups=6),
+    *_both("many-pixels", (2, 2, 14, 13), 3, 3, 1, 1),
+    *_both("many-pixels-dw", (2, 2, 14, 13), 2, 3, 1, 1, groups=2),
     *_both("empty-batch", (0, 3, 8, 8), 4, 3, 1, 1),
     _conv("unbatched", (3, 9, 10), 5, 3, 2, 1, extras="br", act=RELU),
     _conv("row", (2, 8, 1, 30), 9, (1, 3), 1, (0, 1)),
@@ -120,10 +123,12 @@ def _transposed(name, x, o, kernel, stride=1, padding=0, more=0, groups=1, dilat
 
 TRANSPOSED = (
     *_transposed("decoder", (1, 16, 7, 7), 24, 4, 2, 1),
+    *_transposed("padded-small", (2, 3, 3, 2), 2, 3, 2, 1, 1),
     *_transposed("primes", (2, 5, 5, 7), 3, 3, 2, 1, 1),
     *_transposed("grouped", (2, 6, 4, 5), 8, 3, 1, 1, groups=2),
     *_transposed("dilated", (1, 3, 5, 4), 4, 3, 2, 2, 1, dilation=2),
     *_transposed("stride-over-kernel", (1, 3, 4, 5), 4, 2, 3),
+    *_transposed("padded-over-stride", (2, 3, 3, 4), 2, 3, (1, 2), 1, (2, 1), dilation=(3, 2)),
     *_transposed("one-pixel", (1, 1, 1, 1), 1, 1),
     *_transposed("empty-batch", (0, 3, 4, 4), 2, 3),
     *_transposed("unbatched", (3, 5, 6), 4, 3, 2),
@@ -149,3 +154,176 @@ SPECS = {
     "conv_transpose2d": Spec(TRANSPOSED, _transpose, _transposed_terms, reordered=True),
     "conv_transpose2d_inference": Spec(TRANSPOSED, _transpose, _transposed_terms, reordered=True),
 }
+
+
+# Bad input.
+
+
+def _ones(shape, **kw):
+    return None if shape is None else torch.ones(shape, **kw)
+
+
+_COMMON = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+
+
+def _rest(act=0, **common):
+    return *(_COMMON | common).values(), act
+
+
+def _conv2d(x=(2, 4, 8, 8), weight=(6, 4, 3, 3), bias=(6,), residual=None, kind=None, **rest):
+    """`kind`: what is odd about the weight."""
+    tensors = _ones(x), _ones(weight, **kind or {}), _ones(bias), _ones(residual)
+    return "conv2d", (*tensors, *_rest(**rest))
+
+
+def _to_input(grad=(2, 6, 6, 6), y=None, weight=(6, 4, 3, 3), size=(8, 8), kind=None, **rest):
+    tensors = _ones(grad), _ones(y), _ones(weight, **kind or {})
+    return "conv2d_backward_input", (*tensors, size, False, *_rest(**rest))
+
+
+def _to_weight(grad=(2, 6, 6, 6), y=None, x=(2, 4, 8, 8), kernel=(3, 3), kind=None, **rest):
+    tensors = _ones(grad), _ones(y), _ones(x, **kind or {})
+    return "conv2d_backward_weight", (*tensors, kernel, False, *_rest(**rest))
+
+
+def _transpose2d(x=(2, 6, 5, 5), weight=(6, 4, 3, 3), bias=(4,), more=(0, 0), kind=None, **rest):
+    stride, padding, dilation, groups, _ = _rest(**rest)
+    tensors = _ones(x), _ones(weight, **kind or {}), _ones(bias)
+    return "conv_transpose2d", (*tensors, stride, padding, more, groups, dilation)
+
+
+# (what is wrong, the argument that the message must name, the call)
+REFUSED = [
+    *(
+        (f"{call.__name__[1:]}: {what}", argument, call(**wrong))
+        for call in (_conv2d, _to_input, _to_weight, _transpose2d)
+        for what, argument, wrong in [
+            ("stride 0", "stride", {"stride": (0, 1)}),
+            ("stride -1", "stride", {"stride": (1, -1)}),
+            ("three strides", "stride", {"stride": (1, 1, 1)}),
+            ("padding -1", "padding", {"padding": (-1, 0)}),
+            ("dilation 0", "dilation", {"dilation": (1, 0)}),
+            ("dilation 2^62 of 3 taps", "dilation", {"dilation": (HUGE, 1)}),
+            ("groups 0", "groups", {"groups": 0}),
+            ("groups -1", "groups", {"groups": -1}),
+        ]
+    ),
+    *(
+        (f"{call.__name__[1:]}: {what}", argument, call(**wrong))
+        for call in (_conv2d, _to_input, _transpose2d)
+        for what, argument, wrong in [
+            ("kernel of 0", "weight", {"weight": (6, 4, 0, 3)}),
+            ("no input channels", "weight", {"weight": (6, 0, 3, 3)}),
+            ("no output channels", "weight", {"weight": (0, 4, 3, 3)}),
+            ("3-d weight", "weight", {"weight": (6, 4, 3)}),
+            ("groups that divide no channels", "weight", {"groups": 4}),
+            ("weight of another dtype", "weight", {"kind": {"dtype": torch.float64}}),
+            ("weight without data", "weight", {"kind": {"device": "meta"}}),
+        ]
+    ),
+    ("groups of other channels", "input", _conv2d(groups=2)),
+    ("other channels", "input", _conv2d(x=(2, 5, 8, 8))),
+    ("no channels", "input", _conv2d(x=(2, 0, 8, 8))),
+    ("kernel over the input", "weight", _conv2d(x=(2, 4, 2, 8))),
+    ("dilation over the input", "weight", _conv2d(dilation=(4, 1))),
+    ("dilation 2^61 of 3 taps", "weight", _conv2d(dilation=(2**61, 1))),
+    ("padding 2^62", "padding", _conv2d(padding=(HUGE, 0))),
+    ("H = 0", "weight", _conv2d(x=(2, 4, 0, 8))),
+    ("2-d", "input", _conv2d(x=(8, 8))),
+    ("5-d", "input", _conv2d(x=(1, 2, 4, 8, 8))),
+    ("bias of another size", "bias", _conv2d(bias=(4,))),
+    ("2-d bias", "bias", _conv2d(bias=(1, 6))),
+    ("residual of another shape", "residual", _conv2d(residual=(2, 6, 1, 1))),
+    ("residual of another rank", "residual", _conv2d(residual=(6, 6, 6))),
+    ("activation -1", "activation", _conv2d(act=-1)),
+    ("activation 99", "activation", _conv2d(act=99)),
+    ("to input: grad of another shape", "grad_y", _to_input(grad=(2, 6, 6, 5))),
+    ("to input: grad of other channels", "grad_y", _to_input(grad=(2, 4, 6, 6))),
+    ("to input: 2-d grad", "grad_y", _to_input(grad=(6, 6))),
+    ("to input: 5-d grad", "grad_y", _to_input(grad=(1, 2, 6, 6, 6))),
+    ("to input: y of another shape", "y", _to_input(y=(2, 6, 6, 1), act=RELU)),
+    ("to input: y of silu", "activation", _to_input(y=(2, 6, 6, 6), act=SILU)),
+    ("to input: input_size 0", "weight", _to_input(size=(0, 8))),
+    ("to input: input_size -1", "input_size", _to_input(size=(8, -1))),
+    ("to input: input_size 2^62", "grad_y", _to_input(size=(HUGE, 8))),
+    ("to input: input_size of another output", "grad_y", _to_input(size=(8, 9))),
+    ("to input: three input sizes", "input_size", _to_input(size=(8, 8, 8))),
+    ("to weight: grad of another shape", "grad_y", _to_weight(grad=(2, 6, 6, 5))),
+    ("to weight: grad of another batch", "grad_y", _to_weight(grad=(3, 6, 6, 6))),
+    ("to weight: grad of another rank", "x", _to_weight(grad=(6, 6, 6))),
+    ("to weight: grad without channels", "weight", _to_weight(grad=(2, 0, 6, 6))),
+    ("to weight: 2-d grad", "grad_y", _to_weight(grad=(6, 6))),
+    ("to weight: y of another shape", "y", _to_weight(y=(2, 6, 6, 1), act=RELU)),
+    ("to weight: y of silu", "activation", _to_weight(y=(2, 6, 6, 6), act=SILU)),
+    ("to weight: x without channels", "weight", _to_weight(x=(2, 0, 8, 8))),
+    ("to weight: x of another dtype", "x", _to_weight(kind={"dtype": torch.float64})),
+    ("to weight: x without data", "x", _to_weight(kind={"device": "meta"})),
+    ("to weight: kernel 0", "kernel_size", _to_weight(kernel=(0, 3))),
+    ("to weight: kernel -1", "kernel_size", _to_weight(kernel=(3, -1))),
+    ("to weight: kernel 2^62", "weight", _to_weight(kernel=(HUGE, 3))),
+    ("to weight: another kernel", "grad_y", _to_weight(kernel=(2, 3))),
+    ("to weight: groups that divide no x", "groups", _to_weight(groups=3)),
+    ("to weight: groups that divide no grad", "weight", _to_weight(groups=4)),
+    ("transposed: other channels", "input", _transpose2d(x=(2, 5, 8, 8))),
+    ("transposed: no channels", "input", _transpose2d(x=(2, 0, 8, 8))),
+    ("transposed: W = 0", "input", _transpose2d(x=(2, 6, 5, 0))),
+    ("transposed: 2-d", "input", _transpose2d(x=(8, 8))),
+    ("transposed: 5-d", "input", _transpose2d(x=(1, 2, 6, 8, 8))),
+    ("transposed: bias of another size", "bias", _transpose2d(bias=(6,))),
+    ("transposed: output_padding 1", "output_padding", _transpose2d(more=(1, 0))),
+    ("transposed: output_padding -1", "output_padding", _transpose2d(more=(0, -1))),
+    ("transposed: nothing left", "padding", _transpose2d(padding=(4, 0))),
+    ("transposed: padding 2^62", "padding", _transpose2d(padding=(HUGE, 0))),
+    ("transposed: stride 2^62", "stride", _transpose2d(stride=(HUGE, 1))),
+]
+
+
+# Any input.
+
+
+def _pairs(most):
+    return st.lists(st.integers(1, most), min_size=2, max_size=2)
+
+
+@st.composite
+def _layers(draw, most):
+    """(channels of x in a group, of y in a group, groups, kernel, stride, padding, dilation)"""
+    channels = st.integers(1, min(9, most)) | st.sampled_from([min(n, most) for n in (16, 17, 33)])
+    groups = draw(st.sampled_from([1, 1, min(3, most), min(18, most)]))
+    c, o = (draw(st.just(1) | channels if groups > 3 else channels) for _ in range(2))
+    kernel = draw(_pairs(3) | _pairs(min(most + 1, 7)))
+    stride, dilation = draw(_pairs(4)), draw(st.just([1, 1]) | _pairs(3))
+    padding = [draw(st.integers(0, 3)) for _ in range(2)]
+    return c, o, groups, kernel, stride, padding, dilation
+
+
+_batches = st.sampled_from([(), (0,), (1,), (2,), (3,)])
+
+
+@st.composite
+def _convs(draw, most):
+    c, o, groups, kernel, stride, padding, dilation = draw(_layers(most))
+    sizes = []
+    for k, p, d in zip(kernel, padding, dilation, strict=True):
+        least = max(1, (k - 1) * d + 1 - 2 * p)
+        sizes.append(draw(st.integers(least, least + min(9, most + 2))))
+    shape = (*draw(_batches), c * groups, *sizes)
+    extras, act = draw(st.sampled_from(["", "b", "r", "br"])), draw(st.sampled_from([0, 1, 2]))
+    weight = (o * groups, c, *kernel)
+    return shape, (weight, extras, stride, padding, dilation, groups, act)
+
+
+@st.composite
+def _transposes(draw, most):
+    c, o, groups, kernel, stride, padding, dilation = draw(_layers(most))
+    sizes, more = [], []
+    for k, s, p, d in zip(kernel, stride, padding, dilation, strict=True):
+        more.append(draw(st.integers(0, max(s, d) - 1)))
+        least = max(1, -(((k - 1) * d + more[-1] - 2 * p) // s) + 1)
+        sizes.append(draw(st.integers(least, least + min(6, most))))
+    shape = (*draw(_batches), c * groups, *sizes)
+    weight = (c * groups, o, *kernel)
+    return shape, (weight, stride, padding, more, groups, dilation)
+
+
+FUZZED = {op: _transposes if op.startswith("conv_transpose") else _convs for op in SPECS}

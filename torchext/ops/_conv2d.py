@@ -28,11 +28,16 @@ def check_shape(op, argument, shape, expected):
     check(same, op, argument, f"shape {list(shape)}", list(expected))
 
 
+def _check_fits(op, argument, value, got):
+    """64 bits are C++'s limit, not Python's."""
+    check(value < 2**63, op, argument, got, "a result within 64 bits")
+
+
 def _output_size(op, size, kernel, stride, padding, dilation):
     span = dilation * (kernel - 1) + 1
-    # 64 bits are C++'s limit, not Python's.
-    check(span < 2**63, op, "dilation", f"{dilation} * {kernel - 1}", "a product within 64 bits")
+    _check_fits(op, "dilation", span, f"{dilation} * {kernel - 1}")
     padded = size + 2 * padding
+    _check_fits(op, "padding", padded, f"{size} + 2 * {padding}")
     wanted = f"at most the padded input's {padded}"
     check(padded >= span, op, "weight", f"a kernel spanning {span}", wanted)
     return (padded - span) // stride + 1
@@ -74,17 +79,16 @@ def transposed_shape(op, shape, weight, stride, padding, output_padding, groups,
         more = output_padding[d]
         wanted = "less than the stride or the dilation"
         check(more < stride[d] or more < dilation[d], op, "output_padding", more, wanted)
-        size = (shape[d] - 1) * stride[d] + (weight[d] - 1) * dilation[d] + more + 1
-        size = size - 2 * padding[d]
+        spread, span = (shape[d] - 1) * stride[d], (weight[d] - 1) * dilation[d]
+        _check_fits(op, "stride", spread, f"{shape[d] - 1} * {stride[d]}")
+        _check_fits(op, "dilation", span, f"{weight[d] - 1} * {dilation[d]}")
+        _check_fits(op, "padding", spread + span + more + 1, f"{spread} + {span} + {more + 1}")
+        _check_fits(op, "padding", 2 * padding[d], f"2 * {padding[d]}")
+        size = spread + span + more + 1 - 2 * padding[d]
         check(size > 0, op, "padding", padding[d], "an output of at least one")
         sizes.append(size)
     y = [*shape[:-3], weight[1] * groups, *sizes]
-    check_shape(
-        op,
-        "input",
-        shape,
-        output_shape(op, y, weight, stride, padding, dilation, groups),
-    )
+    output_shape(op, y, weight, stride, padding, dilation, groups)  # its checks
     return y
 
 
@@ -98,9 +102,12 @@ def output_is_channels_last(x, weight):
     return x.dim() == 4 and (is_channels_last(x) or is_channels_last(weight))
 
 
-def check_operands(op, x, weight, bias, channels):
+def check_operands(op, x, weight):
     check_dtype(op, "input", x)
     check_companion(op, "weight", weight, x)
+
+
+def check_bias(op, bias, x, channels):
     if bias is not None:
         check_companion(op, "bias", bias, x)
         check_shape(op, "bias", bias.shape, [channels])

@@ -6,6 +6,7 @@ import torch
 
 from ._activation import DECOMPOSITIONS, FUSED_IN_TRAINING, activate, gated
 from ._conv2d import (
+    check_bias,
     check_companion,
     check_operands,
     check_rank,
@@ -64,8 +65,9 @@ def _check_activation(op, activation):
 
 def _fake(x, weight, bias, residual, stride, padding, dilation, groups, activation):
     op = "conv2d"
-    check_operands(op, x, weight, bias, weight.shape[0] if weight.dim() else 0)
+    check_operands(op, x, weight)
     shape = output_shape(op, x.shape, weight.shape, stride, padding, dilation, groups)
+    check_bias(op, bias, x, shape[-3])
     _check_activation(op, activation)
     if residual is not None:
         check_companion(op, "residual", residual, x)
@@ -76,6 +78,8 @@ def _fake(x, weight, bias, residual, stride, padding, dilation, groups, activati
 def _check_gate(op, grad_y, y, activation):
     _check_activation(op, activation)
     if y is not None:
+        wanted = "none, relu or relu6, whose derivative y tells"
+        check(activation in FUSED_IN_TRAINING, op, "activation", activation, wanted)
         check_companion(op, "y", y, grad_y)
         check_shape(op, "y", y.shape, grad_y.shape)
 

@@ -1,8 +1,15 @@
 """conv_transpose2d: conv2d's gradient of x as an op of its own, with a bias."""
 
 import torch
+from torch.nn.functional import pad
 
-from ._conv2d import check_operands, empty_image, output_is_channels_last, transposed_shape
+from ._conv2d import (
+    check_bias,
+    check_operands,
+    empty_image,
+    output_is_channels_last,
+    transposed_shape,
+)
 from ._op import Op
 from ._pool2d import is_channels_last
 from .conv2d import _flops, conv2d, conv2d_backward_weight
@@ -18,10 +25,10 @@ def _conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, 
 
 def _fake(x, weight, bias, stride, padding, output_padding, groups, dilation):
     op = "conv_transpose2d"
-    channels = weight.shape[1] * groups if weight.dim() > 1 else 0
-    check_operands(op, x, weight, bias, channels)
+    check_operands(op, x, weight)
     arguments = (stride, padding, output_padding, groups, dilation)
     shape = transposed_shape(op, x.shape, weight.shape, *arguments)
+    check_bias(op, bias, x, shape[-3])
     return empty_image(x, shape, output_is_channels_last(x, weight))
 
 
@@ -32,15 +39,19 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, grad_y):
     x, weight = ctx.saved_tensors
-    stride, padding, _, groups, dilation = ctx.arguments
+    stride, padding, output_padding, groups, dilation = ctx.arguments
+    # Where the output is padded by strides, conv2d makes so many more pixels of it than x has.
+    more_h, more_w = (p // s for p, s in zip(output_padding, stride, strict=True))
     arguments = (stride, padding, dilation, groups, 0)
     wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
     grad_x = grad_weight = grad_bias = None
     if wants_x:  # the forward convolution
         grad_x = conv2d(grad_y, weight, None, None, *arguments, namespace=ctx.namespace)
+        if more_h or more_w:
+            grad_x = grad_x[..., : x.shape[-2], : x.shape[-1]]
     if wants_weight:  # its output is this one's input
         grad_weight, _ = conv2d_backward_weight(
-            x,
+            pad(x, (0, more_w, 0, more_h)) if more_h or more_w else x,
             None,
             grad_y,
             weight.shape[-2:],
