@@ -50,8 +50,7 @@ void check_matrix(const char* op, const char* argument, const Tensor& x) {
 
 void check_weight(const char* op, const Tensor& weight, const Tensor& first) {
   check_tensor(op, "weight", weight);
-  CHECK(weight.dim() == 2, op, ": weight: got ", weight.dim(),
-        " dimensions, expected 2 (out, in)");
+  CHECK(weight.dim() == 2, op, ": weight: got ", weight.dim(), " dimensions, expected 2 (out, in)");
   CHECK(weight.scalar_type() == first.scalar_type(), op, ": weight: got dtype ",
         torch::headeronly::toString(weight.scalar_type()), ", expected the input's, ",
         torch::headeronly::toString(first.scalar_type()));
@@ -142,8 +141,8 @@ Tensor linear_backward_input(const Tensor& grad_y, const std::optional<Tensor>& 
 }
 
 std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
-                                                  const std::optional<Tensor>& y,
-                                                  const Tensor& x, int64_t activation) {
+                                                  const std::optional<Tensor>& y, const Tensor& x,
+                                                  int64_t activation) {
   const char* op = "linear_backward_weight";
   check_matrix(op, "grad_y", grad_y);
   check_matrix(op, "x", x);

@@ -2,6 +2,7 @@
 
 import math
 
+import hypothesis.strategies as st
 import torch
 
 from .case import Case, Spec
@@ -59,3 +60,63 @@ SPECS = {
         CASES, _backward_weight, lambda s, *r: max(1, math.prod(s[:-1])), reordered=True, slack=3
     ),
 }
+
+
+# Bad input.
+
+
+def _x(*shape, dtype=torch.float32):
+    return torch.ones(shape, dtype=dtype)
+
+
+def _call(input=None, weight=None, bias=None, residual=None, activation=0):
+    input = _x(2, 5) if input is None else input
+    weight = _x(3, 5) if weight is None else weight
+    return "linear", (input, weight, bias, residual, activation)
+
+
+def _back(grad=None, y=None, weight=None):
+    grad = _x(2, 3) if grad is None else grad
+    return "linear_backward_input", (grad, y, _x(3, 5) if weight is None else weight, 1)
+
+
+def _back_weight(grad=None, y=None, x=None):
+    grad = _x(2, 3) if grad is None else grad
+    return "linear_backward_weight", (grad, y, _x(2, 5) if x is None else x, 1)
+
+
+REFUSED = [
+    ("linear: scalar", "input", _call(input=_x())),
+    ("linear: integers", "input", _call(input=_x(2, 5, dtype=torch.int64))),
+    ("linear: other features", "input", _call(input=_x(2, 6))),
+    ("linear: weight 1-d", "weight", _call(weight=_x(5))),
+    ("linear: weight 3-d", "weight", _call(weight=_x(1, 3, 5))),
+    ("linear: weight of another dtype", "weight", _call(weight=_x(3, 5, dtype=torch.float64))),
+    ("linear: bias of another size", "bias", _call(bias=_x(4))),
+    ("linear: bias 2-d", "bias", _call(bias=_x(1, 3))),
+    ("linear: residual of another shape", "residual", _call(residual=_x(2, 4))),
+    ("linear: residual that broadcasts", "residual", _call(residual=_x(3))),
+    ("linear: activation -1", "activation", _call(activation=-1)),
+    ("linear: activation 99", "activation", _call(activation=99)),
+    ("linear: grad of other features", "grad_y", _back(grad=_x(2, 4))),
+    ("linear: grad scalar", "grad_y", _back(grad=_x())),
+    ("linear: y of another shape", "y", _back(y=_x(2, 4))),
+    ("linear: backward weight 1-d", "weight", _back(weight=_x(3))),
+    ("linear: x of other rows", "x", _back_weight(x=_x(3, 5))),
+    ("linear: x scalar", "x", _back_weight(x=_x())),
+    ("linear: x of another rank", "x", _back_weight(x=_x(1, 2, 5))),
+]
+
+
+# Any input.
+
+
+@st.composite
+def _linears(draw, most):
+    sizes = st.integers(1, 9) | st.sampled_from([min(n, most) for n in (16, 17, 33, 70)])
+    rows = draw(st.lists(st.integers(0, 5) | sizes, max_size=3))
+    extras = draw(st.sampled_from(["", "b", "r", "br"]))
+    return (*rows, draw(sizes)), (draw(sizes), extras, draw(st.sampled_from([0, RELU])))
+
+
+FUZZED = dict.fromkeys(SPECS, _linears)
