@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from cases import integers, normal, specials
 from fuzzing import cases, examples
-from harness import CPU, FLOATS, TRITON, call_of, check_accurate, params
+from harness import CPU, FLOATS, TRITON, call_of, check_accurate, params, worst_growth
 from hypothesis import given
 
 from torchext.ops import OPS
@@ -18,7 +18,7 @@ kinds = st.sampled_from([normal, integers, specials])
 def check(op, case, dtype, values, backend):
     backend.use()
     call = call_of.__wrapped__(op, case, dtype, values)  # not kept: no other test asks for it
-    check_accurate(backend(op, *call.args), call)
+    check_accurate(backend(op, *call.args), call, worst_growth(call))
 
 
 @each_op

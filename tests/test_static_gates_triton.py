@@ -16,7 +16,7 @@ from pathlib import Path
 
 import gpu_gates
 import pytest
-from gpu_gates import WIDE_LOAD, WIDE_STORE
+from gpu_gates import WIDE_COPY, WIDE_LOAD, WIDE_STORE
 
 ARCHS = (80, 90)
 MOST_STACK = 8  # bytes; never touched, but reserved where an exact division may call its slow path
@@ -35,6 +35,7 @@ class Limits:
     shared: int  # bytes, of an SM's 164 KB or more
 
 
+TENSORS = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
 SIMPLE = Limits(64, 8 * 1024)  # 8 programs an SM, and nearly all of its memory stays an L1 cache
 PRODUCT = Limits(255, 48 * 1024)  # tiles kept in registers: 2 programs an SM, operands in flight
 
@@ -43,7 +44,9 @@ PRODUCT = Limits(255, 48 * 1024)  # tiles kept in registers: 2 programs an SM, o
 class Launch:
     """An op called for an input of `shape`; `arguments` follow it in its cases.
 
-    wide  the accesses that are 128 bits wide in channels_last
+    wide     the accesses that are 128 bits wide in channels_last
+    limits   of its kernels
+    tensors  dtypes and layouts
     """
 
     op: str
@@ -51,6 +54,7 @@ class Launch:
     arguments: tuple
     wide: tuple = (WIDE_LOAD, WIDE_STORE)
     limits: Limits = SIMPLE
+    tensors: tuple = TENSORS
 
 
 _STEM = (8, 64, 112, 112)
@@ -59,14 +63,20 @@ _LARGE = ([13, 13], [1, 1], [6, 6], [1, 1], False)  # loops instead of unrolled 
 _AVERAGE = ([3, 3], [2, 2], [1, 1], False, True, None)
 
 
-def _conv(name, shape, weight, *rest, wide=(), limits=PRODUCT):
-    """conv2d or its gradients: (weight's shape, extras, stride, padding, dilation, groups, act)."""
-    return Launch(name, shape, (weight, "br", *rest), wide, limits)
+def _conv(shape, weight, *rest, wide, limits):
+    """conv2d and its gradients; rest: stride, padding, dilation, groups, activation."""
+    arguments = (weight, "br", *rest)
+    limits = limits, (*TENSORS, ("float64", "channels_last"))
+    yield Launch("conv2d", shape, arguments, wide, *limits)
+    yield Launch("conv2d_backward_input", shape, arguments, wide, *limits)
+    yield Launch("conv2d_backward_weight", shape, arguments, (), *limits)
 
 
-_RESNET = (8, 64, 56, 56), (128, 64, 3, 3), [2, 2], [1, 1], [1, 1], 1, 1
-_MOBILENET = (8, 64, 56, 56), (64, 1, 3, 3), [2, 2], [1, 1], [1, 1], 64, 2
-_CONVOLUTIONS = ("conv2d", "conv2d_backward_input", "conv2d_backward_weight")
+_ONE = [1, 1]
+_WIDE = (WIDE_LOAD, WIDE_STORE)
+_RESNET = (8, 64, 56, 56), (128, 64, 3, 3), [2, 2], [1, 1], _ONE, 1, 1
+_RESNET_STEM = (8, 3, 224, 224), (64, 3, 7, 7), [2, 2], [3, 3], _ONE, 1, 0  # no channels to load
+_MOBILENET = (8, 64, 56, 56), (64, 1, 3, 3), [2, 2], [1, 1], _ONE, 64, 2
 LAUNCHES = (
     Launch("max_pool2d", _STEM, _MAX),
     Launch("max_pool2d", _STEM, _LARGE),
@@ -79,13 +89,9 @@ LAUNCHES = (
     Launch("adaptive_avg_pool2d", (8, 2048, 7, 7), ([1, 1],), wide=(WIDE_LOAD,)),  # few outputs
     Launch("adaptive_avg_pool2d_backward", (8, 512, 7, 7), ([7, 7],)),
     Launch("adaptive_avg_pool2d_backward", (8, 2048, 7, 7), ([1, 1],)),
-    *(_conv(op, *_RESNET) for op in _CONVOLUTIONS),
-    *(_conv(op, *_MOBILENET) for op in _CONVOLUTIONS),
-)
-TENSORS = (
-    ("float32", "contiguous"),
-    ("float32", "channels_last"),
-    ("bfloat16", "channels_last"),
+    *_conv(*_RESNET, wide=(WIDE_COPY, WIDE_STORE), limits=PRODUCT),
+    *_conv(*_RESNET_STEM, wide=(), limits=PRODUCT),
+    *_conv(*_MOBILENET, wide=_WIDE, limits=SIMPLE),
 )
 
 
@@ -120,7 +126,7 @@ def judge_launches(arch, directory):
     JITFunction.run = compile_only
     complaints, seen = [], []
     for launch in LAUNCHES:
-        for dtype, layout in TENSORS:
+        for dtype, layout in launch.tensors:
 
             def make(shape, dtype=dtype, layout=layout):
                 x = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")

@@ -63,16 +63,19 @@ inline DType floating_dtype(const char* op, const char* argument, const Tensor& 
 #define REGISTER_KERNELS_FOR(key, library) STABLE_TORCH_LIBRARY_IMPL(torchext, key, library)
 
 // A fresh tensor of `like`'s device, of any strides (in elements).
-inline Tensor empty_strided(const Tensor& like, const Dims& sizes, const Dims& strides,
-                            ScalarType type) {
+inline Tensor empty_strided(const Tensor& like, int64_t rank, const int64_t* sizes,
+                            const int64_t* strides, ScalarType type) {
   int32_t device_type, device_index;
   aoti_torch_get_device_type(like.get(), &device_type);
   aoti_torch_get_device_index(like.get(), &device_index);
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.rank, sizes.values, strides.values,
-                                                  static_cast<int32_t>(type), device_type,
-                                                  device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, static_cast<int32_t>(type),
+                                                  device_type, device_index, &handle));
   return Tensor(handle);
+}
+inline Tensor empty_strided(const Tensor& like, const Dims& sizes, const Dims& strides,
+                            ScalarType type) {
+  return empty_strided(like, sizes.rank, sizes.values, strides.values, type);
 }
 
 }  // namespace torchext

@@ -39,8 +39,16 @@ Tensor companion(const char* op, const char* argument, const Tensor& tensor, con
   return torch::stable::contiguous(tensor);
 }
 
-Tensor empty_of(const Tensor& like, const Sizes& sizes) {
-  return torch::stable::new_empty(like, {sizes.data(), sizes.size()});
+// A contiguous tensor of `like`'s type.
+Tensor empty_of(const char* op, const Tensor& like, const Sizes& sizes) {
+  Sizes strides(sizes.size());
+  int64_t step = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = step;
+    step = mul(op, "output", step, std::max(sizes[d], int64_t{1}));
+  }
+  return empty_strided(like, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                       like.scalar_type());
 }
 
 void check_matrix(const char* op, const char* argument, const Tensor& x) {
@@ -81,7 +89,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Ten
   CHECK(sizes.back() == C, op, ": input: got ", sizes.back(), " features, expected ", C);
   sizes.back() = O;
   const Tensor x = torch::stable::contiguous(input);
-  Tensor y = empty_of(x, sizes);
+  Tensor y = empty_of(op, x, sizes);
   Conv2d p{};
   static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   p.activation = activation_of(op, activation);
@@ -125,7 +133,7 @@ Tensor linear_backward_input(const Tensor& grad_y, const std::optional<Tensor>& 
   CHECK(sizes.back() == O, op, ": grad_y: got ", sizes.back(), " features, expected ", O);
   sizes.back() = C;
   const Tensor grad = torch::stable::contiguous(grad_y);
-  Tensor grad_x = empty_of(grad, sizes);
+  Tensor grad_x = empty_of(op, grad, sizes);
   Conv2dBackwardInput p{};
   static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   std::optional<Tensor> dense_y;
@@ -153,7 +161,7 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
   const int64_t O = sizes.back(), C = x_sizes.back(), M = rows_in(sizes);
   const Tensor dense_x = companion(op, "x", x, grad_y, x_sizes);
   const Tensor grad = torch::stable::contiguous(grad_y);
-  Tensor grad_weight = empty_of(grad, {O, C}), grad_bias = empty_of(grad, {O});
+  Tensor grad_weight = empty_of(op, grad, {O, C}), grad_bias = empty_of(op, grad, {O});
   Conv2dBackwardWeight p{};
   static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   std::optional<Tensor> dense_y;
