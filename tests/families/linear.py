@@ -75,9 +75,10 @@ def _call(input=None, weight=None, bias=None, residual=None, activation=0):
     return "linear", (input, weight, bias, residual, activation)
 
 
-def _back(grad=None, y=None, weight=None):
+def _back(grad=None, y=None, weight=None, activation=1):
     grad = _x(2, 3) if grad is None else grad
-    return "linear_backward_input", (grad, y, _x(3, 5) if weight is None else weight, 1)
+    weight = _x(3, 5) if weight is None else weight
+    return "linear_backward_input", (grad, y, weight, activation)
 
 
 def _back_weight(grad=None, y=None, x=None):
@@ -101,6 +102,7 @@ REFUSED = [
     ("linear: grad of other features", "grad_y", _back(grad=_x(2, 4))),
     ("linear: grad scalar", "grad_y", _back(grad=_x())),
     ("linear: y of another shape", "y", _back(y=_x(2, 4))),
+    ("linear: y of another activation", "activation", _back(y=_x(2, 3), activation=6)),
     ("linear: backward weight 1-d", "weight", _back(weight=_x(3))),
     ("linear: x of other rows", "x", _back_weight(x=_x(3, 5))),
     ("linear: x scalar", "x", _back_weight(x=_x())),
