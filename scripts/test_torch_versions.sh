@@ -4,7 +4,7 @@
 #     scripts/test_torch_versions.sh [version or environment ...]     default: 2.10.0 and the newest
 #
 # A version ("2.10.0", "newest") gets a virtual environment under build/, kept for the next time; a
-# directory is taken as an environment that has torch and pytest.
+# directory is taken as an environment that has torch, pytest and hypothesis.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -20,7 +20,7 @@ for wanted in "$@"; do
     if [[ ! -x $environment/bin/pytest ]]; then
         python3 -m venv "$environment"
         torch=torch==$wanted
-        "$environment/bin/pip" install -q "${torch/==newest/}" numpy pytest
+        "$environment/bin/pip" install -q "${torch/==newest/}" numpy pytest hypothesis
     fi
     environments+=("$environment")
 done
