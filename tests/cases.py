@@ -20,6 +20,8 @@ from families.case import (  # noqa: F401 - the tests take them from here
     specials,
 )
 
+from torchext.ops import _activation
+
 SPECS, REFUSED, FUZZED = {}, [], {}
 for _found in pkgutil.iter_modules(families.__path__):
     _family = importlib.import_module(f"families.{_found.name}")
@@ -81,4 +83,15 @@ INTERPRETED = {
     "channels-33",
     "decoder",
     "dilated",
+    "six-dimensions",
+    "no-weight",
+    "small-rows",
+    "small-bare",
+    "small-log",
+    "small-inner",
+    "small-none",
+    "small-probabilities",
+    "small-channels_last",
+    "small-inference",
+    *(f"kind-{name}" for name in _activation.KINDS),
 }

@@ -69,8 +69,8 @@ def test_every_input_gets_a_gradient(op, case):
     args = leaves(op, make_arguments(op, case, torch.float32))
     wanted = [x for x in args if isinstance(x, torch.Tensor) and x.requires_grad]
     assert wanted
-    ys = [y for y in outputs(kernel(op)(*args)) if y.is_floating_point()]
-    assert all(y.requires_grad for y in ys)
+    ys = [y for y in outputs(kernel(op)(*args)) if y.requires_grad]
+    assert ys
     for x, gradient in zip(
         wanted, torch.autograd.grad(sum(map(torch.sum, ys)), wanted), strict=True
     ):
@@ -82,8 +82,7 @@ def floating_outputs(op):
     """The op as a function of its floating inputs, for gradcheck."""
 
     def function(*args):
-        ys = [y for y in outputs(kernel(op)(*args)) if y.is_floating_point()]
-        return tuple(ys)
+        return tuple(y for y in outputs(kernel(op)(*args)) if y.requires_grad)
 
     return function
 
@@ -91,7 +90,11 @@ def floating_outputs(op):
 NUMERIC = CHECKED - {"over-256-taps", "window-in-padding"}  # slow; -inf has no difference quotient
 
 
-@each_op(DIFFERENTIABLE, NUMERIC)
+# Statistics of the input that a backward op is given don't follow its difference quotients.
+GIVEN = {name for name in DIFFERENTIABLE if {"mean", "lse"} & {*OPS[name].constants}}
+
+
+@each_op([name for name in DIFFERENTIABLE if name not in GIVEN], NUMERIC)
 def test_gradcheck(op, case):
     args = leaves(op, make_arguments(op, case, torch.float64, spread))
     assert torch.autograd.gradcheck(floating_outputs(op), args, fast_mode=True)
@@ -107,7 +110,7 @@ def test_gradgradcheck(op, case):
 def test_inference_ops_say_that_they_have_no_gradient(op):
     (case,) = (case for case in SPECS[op].cases if case.name == "primes")
     x, *rest = leaves(op, make_arguments(op, case, torch.float32))
-    y = kernel(op)(x, *rest)
+    y = outputs(kernel(op)(x, *rest))[0]
     with pytest.warns(UserWarning, match="autograd kernel was not registered"):
         y.sum().backward()
     assert x.grad is None
@@ -208,7 +211,7 @@ def test_vmap_over_nothing_but_the_window(way, name, arguments):
 def test_vmap_of_backward_ops(op, case):
     """Every combination of mapped and shared tensors."""
     args = make_arguments(op, case, torch.float64)
-    tensors = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
+    tensors = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor) and x.dim()]
     for dims in itertools.product([None, 1], repeat=len(tensors)):
         if not any(dims):
             continue

@@ -50,12 +50,17 @@ def kind(x):
 
 @each_case(is_laid_out, interpreted={"padded-small", "upsampled"})
 def test_layouts_agree(op, case, backend):
-    values = integers if SPECS[op].reordered else normal
+    spec = SPECS[op]
+    values = integers if spec.reordered else normal
     for layout in LAYOUTS:
         for dtype in few_dtypes(op, backend):
             args, dense = laid_out(call_of(op, case, dtype, values).args, layout)
             got = backend(op, *args)
-            assert same_bits(got, backend(op, *dense)), (layout, dtype)
+            expected = backend(op, *dense)
+            if spec.reordered and not spec.exact(case):
+                torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-3)
+            else:
+                assert same_bits(got, expected), (layout, dtype)
             promised = fake_outputs(op, args, backend.namespace)
             assert [*map(kind, got)] == [*map(kind, promised)], (layout, dtype)
 

@@ -52,6 +52,6 @@ def test_integers_are_exact(op, case, backend):
     check_exact(op, case, backend, integers)
 
 
-@each_case()
+@each_case(lambda op, case: SPECS[op].impulses(case))
 def test_impulses_are_exact(op, case, backend):
     check_exact(op, case, backend, impulses)

@@ -77,6 +77,9 @@ _WIDE = (WIDE_LOAD, WIDE_STORE)
 _RESNET = (8, 64, 56, 56), (128, 64, 3, 3), [2, 2], [1, 1], _ONE, 1, 1
 _RESNET_STEM = (8, 3, 224, 224), (64, 3, 7, 7), [2, 2], [3, 3], _ONE, 1, 0  # no channels to load
 _MOBILENET = (8, 64, 56, 56), (64, 1, 3, 3), [2, 2], [1, 1], _ONE, 64, 2
+_ROWS = (8, 197, 768)
+_BATCH = (True, True, True, True, 0.1, 1e-5)
+_CLASSES = ("classes", False, 1, 0.1)
 LAUNCHES = (
     Launch("max_pool2d", _STEM, _MAX),
     Launch("max_pool2d", _STEM, _LARGE),
@@ -89,6 +92,16 @@ LAUNCHES = (
     Launch("adaptive_avg_pool2d", (8, 2048, 7, 7), ([1, 1],), wide=(WIDE_LOAD,)),  # few outputs
     Launch("adaptive_avg_pool2d_backward", (8, 512, 7, 7), ([7, 7],)),
     Launch("adaptive_avg_pool2d_backward", (8, 2048, 7, 7), ([1, 1],)),
+    *(Launch(op, _STEM, (5,), (WIDE_LOAD,)) for op in ("activation", "activation_backward")),
+    *(
+        Launch(f"layer_norm{kind}", _ROWS, (768, True, True, 1e-6), ())
+        for kind in ("", "_backward")
+    ),
+    *(Launch(f"batch_norm{kind}", _STEM, _BATCH, ()) for kind in ("", "_backward")),
+    *(Launch(f"softmax{kind}", _ROWS, (2, False), ()) for kind in ("", "_backward")),
+    *(Launch(f"cross_entropy{kind}", (64, 1000), _CLASSES, ()) for kind in ("", "_backward")),
+    Launch("binary_cross_entropy", _STEM, (True, True, True), ()),
+    Launch("dropout", _STEM, (0.5, 7, True), ()),
     *_conv(*_RESNET, wide=(WIDE_COPY, WIDE_STORE), limits=PRODUCT),
     *_conv(*_RESNET_STEM, wide=(), limits=PRODUCT),
     *_conv(*_MOBILENET, wide=_WIDE, limits=SIMPLE),

@@ -1,23 +1,38 @@
 """The Triton backend: each op's kernel and its host function, by the op's name in KERNELS."""
 
 from . import (
+    activation,
     adaptive_avg_pool2d,
     avg_pool2d,
+    binary_cross_entropy,
+    channel_norm,
     conv2d,
     conv2d_backward_weight,
     conv_transpose2d,
+    cross_entropy,
+    dropout,
+    layer_norm,
     linear,
     max_pool2d,
+    softmax,
 )
 
-KERNELS = {
-    **max_pool2d.KERNELS,
-    **avg_pool2d.KERNELS,
-    **adaptive_avg_pool2d.KERNELS,
-    **conv2d.KERNELS,
-    **conv2d_backward_weight.KERNELS,
-    **conv_transpose2d.KERNELS,
-    **linear.KERNELS,
-}
+_FILES = (
+    activation,
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    binary_cross_entropy,
+    channel_norm,
+    conv2d,
+    conv2d_backward_weight,
+    conv_transpose2d,
+    cross_entropy,
+    dropout,
+    layer_norm,
+    linear,
+    max_pool2d,
+    softmax,
+)
+KERNELS = {op: function for file in _FILES for op, function in file.KERNELS.items()}
 
 __all__ = ["KERNELS"]

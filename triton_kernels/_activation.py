@@ -88,11 +88,11 @@ def derivative(x, kind: tl.constexpr):
         inner = (1 + 3 * CUBIC * x * x) * ROOT_TWO_OVER_PI
         return 0.5 * (1 + t) + x * 0.5 * (1 - t * t) * inner
     elif kind == 8:
-        s = sigmoid(x)
-        return (1 - s) * s
+        e = tl.exp(-tl.abs(x))  # nothing cancels, unlike in 1 - y
+        return e / ((1 + e) * (1 + e))
     elif kind == 9:
-        t = tanh(x)
-        return 1 - t * t
+        e = tl.exp(-2 * tl.abs(x))
+        return 4 * e / ((1 + e) * (1 + e))
     elif kind == 10:
         return tl.where(x <= -3, 0.0, tl.where(x >= 3, 1.0, x / 3 + 0.5))
     elif kind == 11:

@@ -7,6 +7,8 @@
 #include <filesystem>
 
 #include "../common/stable.h"
+#include "channels.h"
+#include "dense.h"
 #include "depthwise.h"
 #include "dots.h"
 #include "isa.h"
@@ -86,8 +88,22 @@ CPU_KERNEL(MaxPool2dBackward)
 CPU_KERNEL(MaxPool2dIndices)
 CPU_KERNEL(AvgPool2d)
 CPU_KERNEL(AvgPool2dBackward)
+CPU_KERNEL(Activate)
+CPU_KERNEL(ActivateBackward)
+CPU_KERNEL(LayerNorm)
+CPU_KERNEL(LayerNormBackward)
+CPU_KERNEL(LayerNormWeights)
+CPU_KERNEL(Softmax)
+CPU_KERNEL(SoftmaxBackward)
+CPU_KERNEL(CrossEntropyForward)
+CPU_KERNEL(CrossEntropyBackward)
+CPU_KERNEL(BinaryCrossEntropy)
+CPU_KERNEL(Dropout)
 
 // What the launches in launch/ are made of.
+using cpu::ChannelAffine;
+using cpu::ChannelMoments;
+using cpu::ChannelSums;
 using cpu::ColumnSums;
 using cpu::Depthwise;
 using cpu::DepthwiseWeight;
@@ -97,6 +113,9 @@ using cpu::Outer;
 using cpu::OuterSums;
 using cpu::Panels;
 using cpu::Product;
+CPU_KERNEL(ChannelMoments)
+CPU_KERNEL(ChannelSums)
+CPU_KERNEL(ChannelAffine)
 CPU_KERNEL(Image)
 CPU_KERNEL(Panels)
 CPU_KERNEL(Product)

@@ -117,8 +117,6 @@ void set_gate(const char* op, P& p, const std::optional<Tensor>& y, const Tensor
               int64_t activation, std::optional<Tensor>& dense) {
   p.activation = activation_of(op, activation);
   if (!y.has_value()) return;
-  CHECK(p.activation <= Activation::relu6, op, ": activation: got ", activation,
-        ", expected none, relu or relu6, whose derivative y tells");
   dense = companion(op, "y", *y, grad_y, all_sizes(grad_y));
   p.y = dense->data_ptr();
   p.y_stride = rows_of(p.O);

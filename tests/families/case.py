@@ -24,6 +24,8 @@ class Spec:
     arguments  (values, x, *case.arguments) -> the op's arguments; `values` makes further tensors
     terms      (shape of x, *case.arguments) -> K, the length of the op's longest sum
     exact      (case) -> whether integers give results that every floating type holds exactly
+    impulses   (case) -> whether zeros and ones do
+    repeats    equal inputs leave more than rounding errors: layouts that repeat them are fuzzed
     reordered  layouts may add up in another order: the same bits only where sums are exact
     slack      times torch's own error that is allowed: 3 for gradients of weights
     """
@@ -32,6 +34,8 @@ class Spec:
     arguments: Callable = lambda values, x, *rest: (x, *rest)
     terms: Callable = lambda shape, *rest: 1
     exact: Callable = lambda case: True
+    impulses: Callable = lambda case: True
+    repeats: bool = True
     reordered: bool = False
     slack: int = 2
 

@@ -75,10 +75,9 @@ def _call(input=None, weight=None, bias=None, residual=None, activation=0):
     return "linear", (input, weight, bias, residual, activation)
 
 
-def _back(grad=None, y=None, weight=None, activation=1):
+def _back(grad=None, y=None, weight=None):
     grad = _x(2, 3) if grad is None else grad
-    weight = _x(3, 5) if weight is None else weight
-    return "linear_backward_input", (grad, y, weight, activation)
+    return "linear_backward_input", (grad, y, _x(3, 5) if weight is None else weight, 1)
 
 
 def _back_weight(grad=None, y=None, x=None):
@@ -102,7 +101,6 @@ REFUSED = [
     ("linear: grad of other features", "grad_y", _back(grad=_x(2, 4))),
     ("linear: grad scalar", "grad_y", _back(grad=_x())),
     ("linear: y of another shape", "y", _back(y=_x(2, 4))),
-    ("linear: y of another activation", "activation", _back(y=_x(2, 3), activation=6)),
     ("linear: backward weight 1-d", "weight", _back(weight=_x(3))),
     ("linear: x of other rows", "x", _back_weight(x=_x(3, 5))),
     ("linear: x scalar", "x", _back_weight(x=_x())),

@@ -2,12 +2,20 @@
 
 from . import (
     _triton,
+    activation,
     adaptive_avg_pool2d,
     avg_pool2d,
+    batch_norm,
+    binary_cross_entropy,
     conv2d,
     conv_transpose2d,
+    cross_entropy,
+    dropout,
+    group_norm,
+    layer_norm,
     linear,
     max_pool2d,
+    softmax,
 )
 from ._op import OPS, Op
 
@@ -16,10 +24,18 @@ _triton.register_for_cuda()
 __all__ = [
     "OPS",
     "Op",
+    "activation",
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "batch_norm",
+    "binary_cross_entropy",
     "conv2d",
     "conv_transpose2d",
+    "cross_entropy",
+    "dropout",
+    "group_norm",
+    "layer_norm",
     "linear",
     "max_pool2d",
+    "softmax",
 ]

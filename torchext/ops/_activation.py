@@ -3,6 +3,10 @@
 import torch
 from torch.nn import functional as F
 
+from ._op import check
+
+aten = torch.ops.aten
+
 DECOMPOSITIONS = {
     "none": lambda x: x,
     "relu": torch.relu,
@@ -21,9 +25,36 @@ DECOMPOSITIONS = {
 KINDS = {name: kind for kind, name in enumerate(DECOMPOSITIONS)}
 _BY_KIND = tuple(DECOMPOSITIONS.values())
 
+# Not all are ATen's own: some of those can't be differentiated again, round 1/6 to float even in
+# float64, treat NaN by its place in a vector, or cancel where they are all but 0.
+_BACKWARD = (
+    lambda g, x: aten.clone(g),
+    lambda g, x: aten.threshold_backward(g, x, 0),
+    lambda g, x: torch.where((x > 0) & (x < 6), g, 0.0),
+    lambda g, x: aten.leaky_relu_backward(g, x, 0.01, False),
+    lambda g, x: g * x.clamp(max=0).exp(),
+    lambda g, x: g * torch.sigmoid(x) * (1 + x * (1 - torch.sigmoid(x))),
+    aten.gelu_backward,
+    lambda g, x: aten.gelu_backward(g, x, approximate="tanh"),
+    lambda g, x: g * torch.sigmoid(x) * torch.sigmoid(-x),
+    lambda g, x: g * 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x),
+    lambda g, x: torch.where(x <= -3, 0.0, torch.where(x >= 3, g, g * (x / 3 + 0.5))),
+    lambda g, x: torch.where((x > -3) & (x < 3), g / 6, 0.0),
+    lambda g, x: torch.where(x != x, 0.0, aten.hardtanh_backward(g, x, 0.0, 0.0)),  # zeros
+)
+
+
+def check_kind(op, kind):
+    check(0 <= kind < len(KINDS), op, "kind", kind, f"0 to {len(KINDS) - 1}")
+
 
 def activate(x, kind):
     return _BY_KIND[kind](x)
+
+
+def activate_backward(grad_y, x, kind):
+    """grad_y times the activation's derivative at its input x."""
+    return _BACKWARD[kind](grad_y, x)
 
 
 def gated(grad, y, kind):

@@ -1,0 +1,40 @@
+// activation and its gradient on the CPU: one long row, a piece of it at a time.
+#include "activation.h"
+
+#include "../op/activation.h"
+#include "dense.h"
+#include "rows.h"
+
+namespace torchext::cpu::TORCHEXT_ISA {
+namespace {
+
+template <class T>
+static void forward(const Activate& p, int64_t begin, int64_t end) {
+  const Range range = elements_of_pieces(begin, end, p.count);
+  const T* x = static_cast<const T*>(p.x) + range.begin;
+  T* y = static_cast<T*>(p.y) + range.begin;
+  for_each_vector<T>(range.end - range.begin, [&](int64_t k, auto part) {
+    store_row(y + k, activate(p.kind, load_row(x + k, part)), part);
+  });
+}
+
+template <class T>
+static void backward(const ActivateBackward& p, int64_t begin, int64_t end) {
+  const Range range = elements_of_pieces(begin, end, p.count);
+  const T* grad_y = static_cast<const T*>(p.grad_y) + range.begin;
+  const T* x = static_cast<const T*>(p.x) + range.begin;
+  T* grad_x = static_cast<T*>(p.grad_x) + range.begin;
+  for_each_vector<T>(range.end - range.begin, [&](int64_t k, auto part) {
+    const auto slope = derivative(p.kind, load_row(x + k, part));
+    store_row(grad_x + k, times_derivative(p.kind, load_row(grad_y + k, part), slope), part);
+  });
+}
+
+}  // namespace
+
+void run(const Activate& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(forward, p, begin, end) }
+void run(const ActivateBackward& p, int64_t begin, int64_t end) {
+  FOR_EACH_DTYPE(backward, p, begin, end)
+}
+
+}  // namespace torchext::cpu::TORCHEXT_ISA

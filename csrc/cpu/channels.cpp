@@ -1,0 +1,146 @@
+// Sums over channels and functions of channels on the CPU. With S adjacent a channel is a row; with
+// C adjacent lanes run along the channels and sums go down the pixels.
+#include "channels.h"
+
+#include "rows.h"
+
+namespace torchext::cpu::TORCHEXT_ISA {
+namespace {
+
+constexpr int64_t kPixelsAtOnce = 128;  // summed by themselves first: long sums stay precise
+
+// function(offset of the first pixel's vector in x, its channel in [N, C], Whole or Part) for the
+// vectors of channels of channels_last pieces.
+template <class T, class Function>
+INLINE void for_each_channel_vector(const Channels& p, int64_t begin, int64_t end,
+                                    Function function) {
+  const int64_t blocks = ceil_div(p.C, kChannels);
+  for (int64_t piece = begin; piece < end; ++piece) {
+    const int64_t n = piece / blocks, c = piece % blocks * kChannels;
+    for_each_vector<T>(min_of(kChannels, p.C - c), [&](int64_t k, auto part) {
+      function(n * p.S * p.C + c + k, n * p.C + c + k, part);
+    });
+  }
+}
+
+// The sum of function(s) over all pixels.
+template <class V, class Function>
+INLINE V sum_over_pixels(int64_t S, Function function) {
+  V sum{};
+  for (int64_t s = 0; s < S;) {
+    V some{};
+    for (const int64_t stop = min_of(S, s + kPixelsAtOnce); s < stop; ++s) some += function(s);
+    sum += some;
+  }
+  return sum;
+}
+
+template <class T>
+static void moments(const ChannelMoments& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  using V = RowVector<T>;
+  F *means = static_cast<F*>(p.mean), *all_squares = static_cast<F*>(p.squares);
+  if (p.channels_last) {
+    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto part) {
+      const T* x = static_cast<const T*>(p.x) + at;
+      const auto pixel = [&](int64_t s) { return load_row(x + s * p.C, part); };
+      const V mean = sum_over_pixels<V>(p.S, pixel) / static_cast<F>(p.S);
+      const V squares = sum_over_pixels<V>(p.S, [&](int64_t s) {
+        const V d = pixel(s) - mean;
+        return d * d;
+      });
+      store_row(means + channel, mean, part);
+      store_row(all_squares + channel, squares, part);
+    });
+    return;
+  }
+  for (int64_t channel = begin; channel < end; ++channel) {
+    const T* x = static_cast<const T*>(p.x) + channel * p.S;
+    const F mean =
+        sum_over_row<T>(p.S, [&](int64_t k, auto part) { return load_row(x + k, part); }) /
+        static_cast<F>(p.S);
+    means[channel] = mean;
+    all_squares[channel] = sum_over_row<T>(p.S, [&](int64_t k, auto part) {
+      const V d = load_row(x + k, part) - mean;
+      return d * d;
+    });
+  }
+}
+
+template <class T>
+static void sums(const ChannelSums& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  using V = RowVector<T>;
+  const F* means = static_cast<const F*>(p.mean);
+  F *all_of_g = static_cast<F*>(p.of_g), *all_of_products = static_cast<F*>(p.of_products);
+  if (p.channels_last) {
+    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto part) {
+      const T *x = static_cast<const T*>(p.x) + at, *g = static_cast<const T*>(p.g) + at;
+      const V mean = load_row(means + channel, part);
+      const V of_g =
+          sum_over_pixels<V>(p.S, [&](int64_t s) { return load_row(g + s * p.C, part); });
+      const V of_products = sum_over_pixels<V>(p.S, [&](int64_t s) {
+        return load_row(g + s * p.C, part) * (load_row(x + s * p.C, part) - mean);
+      });
+      store_row(all_of_g + channel, of_g, part);
+      store_row(all_of_products + channel, of_products, part);
+    });
+    return;
+  }
+  for (int64_t channel = begin; channel < end; ++channel) {
+    const int64_t at = channel * p.S;
+    const T *x = static_cast<const T*>(p.x) + at, *g = static_cast<const T*>(p.g) + at;
+    const F mean = means[channel];
+    all_of_g[channel] =
+        sum_over_row<T>(p.S, [&](int64_t k, auto part) { return load_row(g + k, part); });
+    all_of_products[channel] = sum_over_row<T>(p.S, [&](int64_t k, auto part) {
+      return load_row(g + k, part) * (load_row(x + k, part) - mean);
+    });
+  }
+}
+
+// The affine function of one vector; `of` gives an array's values for its lanes.
+template <class T, class Part, class Of>
+INLINE void apply(const ChannelAffine& p, int64_t at, Part part, Of of) {
+  RowVector<T> y = RowVector<T>{} + of(p.shift);
+  if (p.x != nullptr) {
+    y = (load_row(static_cast<const T*>(p.x) + at, part) - of(p.mean)) * of(p.scale) + y;
+  }
+  if (p.g != nullptr) y += load_row(static_cast<const T*>(p.g) + at, part) * of(p.g_scale);
+  store_row(static_cast<T*>(p.y) + at, y, part);
+}
+
+template <class T>
+static void affine(const ChannelAffine& p, int64_t begin, int64_t end) {
+  using F = Compute<T>;
+  if (p.channels_last) {
+    const int64_t stop = min_of(end * kPixels, p.N * p.S);
+    for (int64_t pixel = begin * kPixels; pixel < stop; ++pixel) {
+      const int64_t first = pixel / p.S * p.C;
+      for_each_vector<T>(p.C, [&](int64_t k, auto part) {
+        apply<T>(p, pixel * p.C + k, part, [&](const void* array) {
+          return load_row(static_cast<const F*>(array) + first + k, part);
+        });
+      });
+    }
+    return;
+  }
+  for (int64_t channel = begin; channel < end; ++channel) {
+    for_each_vector<T>(p.S, [&](int64_t k, auto part) {
+      apply<T>(p, channel * p.S + k, part,
+               [&](const void* array) { return static_cast<const F*>(array)[channel]; });
+    });
+  }
+}
+
+}  // namespace
+
+void run(const ChannelMoments& p, int64_t begin, int64_t end) {
+  FOR_EACH_DTYPE(moments, p, begin, end)
+}
+void run(const ChannelSums& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(sums, p, begin, end) }
+void run(const ChannelAffine& p, int64_t begin, int64_t end) {
+  FOR_EACH_DTYPE(affine, p, begin, end)
+}
+
+}  // namespace torchext::cpu::TORCHEXT_ISA

@@ -1,0 +1,43 @@
+// What batch_norm and group_norm are made of: sums over each channel of each image, and a function
+// per channel of every element. Per-channel arrays are [N, C], of the type computed in.
+#pragma once
+
+#include "../op/channel_norm.h"
+#include "pool2d.h"
+
+namespace torchext::cpu {
+
+// mean[n, c], and squares[n, c] = sum over s of (x - mean)^2.
+struct ChannelMoments : Channels {
+  const void* x;
+  void *mean, *squares;
+};
+
+// of_g[n, c] = sum over s of g; of_products = sum of g * (x - mean[n, c]).
+struct ChannelSums : Channels {
+  const void *x, *g, *mean;
+  void *of_g, *of_products;
+};
+
+// y = (x - mean) * scale + g * g_scale + shift; without g, or without x, their terms are missing.
+struct ChannelAffine : Channels {
+  const void *x, *mean, *scale, *g, *g_scale, *shift;
+  void* y;
+};
+
+constexpr int64_t kChannels = 64;  // of one piece of sums in channels_last: whole cache lines
+constexpr int64_t kPixels = 16;    // of one piece of elements in channels_last
+
+PLAIN Split split_of_channels(const Channels& p, int64_t cost) {
+  return p.channels_last
+             ? split(p.N * ceil_div(p.C, kChannels), p.S * min_of(p.C, kChannels) * cost)
+             : split(p.N * p.C, p.S * cost);
+}
+PLAIN Split split_of(const ChannelMoments& p) { return split_of_channels(p, 2); }
+PLAIN Split split_of(const ChannelSums& p) { return split_of_channels(p, 2); }
+PLAIN Split split_of(const ChannelAffine& p) {
+  return p.channels_last ? split(ceil_div(p.N * p.S, kPixels), kPixels * p.C * 2)
+                         : split(p.N * p.C, p.S * 2);
+}
+
+}  // namespace torchext::cpu

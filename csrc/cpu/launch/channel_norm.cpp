@@ -1,0 +1,151 @@
+// batch_norm and group_norm on the CPU: sums over each channel of each image by the kernels of
+// channels.h, put together here (in double: there are only N * C of them), then applied.
+#include <cmath>
+
+#include "../channels.h"
+#include "scratch.h"
+
+namespace torchext {
+
+void launch(const cpu::ChannelMoments& p, void* stream);
+void launch(const cpu::ChannelSums& p, void* stream);
+void launch(const cpu::ChannelAffine& p, void* stream);
+
+namespace {
+
+using cpu::Scratch;
+
+// The channels that share statistics: which set (n, c) belongs to, and how many values a set has.
+struct Sets {
+  explicit Sets(const Channels& p)
+      : groups(p.groups),
+        count(p.groups ? p.N * p.groups : p.C),
+        channels(p.groups ? p.C / p.groups : 1),
+        values((p.groups ? channels : p.N) * p.S) {}
+  int64_t of(int64_t n, int64_t c) const { return groups ? n * groups + c / channels : c; }
+  int64_t groups, count, channels, values;
+};
+
+// mean[set] and squares[set] of the sets, from those of their channels (Chan's formula).
+template <class F>
+void combine(const Channels& p, const Sets& sets, const F* mean, const F* squares, double* set_mean,
+             double* set_squares) {
+  for (int64_t set = 0; set < sets.count; ++set) set_mean[set] = set_squares[set] = 0;
+  for (int64_t n = 0; n < p.N; ++n) {
+    for (int64_t c = 0; c < p.C; ++c) set_mean[sets.of(n, c)] += mean[n * p.C + c];
+  }
+  for (int64_t set = 0; set < sets.count; ++set) set_mean[set] *= double(p.S) / sets.values;
+  for (int64_t n = 0; n < p.N; ++n) {
+    for (int64_t c = 0; c < p.C; ++c) {
+      const int64_t set = sets.of(n, c), i = n * p.C + c;
+      const double d = mean[i] - set_mean[set];
+      set_squares[set] += squares[i] + p.S * d * d;
+    }
+  }
+}
+
+template <class F>
+void normalize(const ChannelNorm& p, void* stream) {
+  const Sets sets(p);
+  F *mean = static_cast<F*>(p.mean), *rstd = static_cast<F*>(p.rstd);
+  const Scratch arrays(p.dtype, 3, p.N, p.C);
+  F* channel_mean = static_cast<F*>(arrays.get());
+  F *scale = channel_mean + p.N * p.C, *shift = scale + p.N * p.C;
+  if (p.training) {
+    cpu::ChannelMoments moments{p, p.x, channel_mean, scale};
+    launch(moments, stream);
+    const Scratch set_arrays(DType::f64, 2, sets.count);
+    double* set_mean = static_cast<double*>(set_arrays.get());
+    double* set_squares = set_mean + sets.count;
+    combine(p, sets, channel_mean, scale, set_mean, set_squares);
+    for (int64_t set = 0; set < sets.count; ++set) {
+      mean[set] = static_cast<F>(set_mean[set]);
+      rstd[set] = static_cast<F>(1 / std::sqrt(set_squares[set] / sets.values + p.eps));
+      if (p.new_running_mean != nullptr) {
+        const double keep = 1 - p.momentum;
+        static_cast<F*>(p.new_running_mean)[set] = static_cast<F>(
+            keep * static_cast<const F*>(p.running_mean)[set] + p.momentum * set_mean[set]);
+        static_cast<F*>(p.new_running_var)[set] =
+            static_cast<F>(keep * static_cast<const F*>(p.running_var)[set] +
+                           p.momentum * (set_squares[set] / (sets.values - 1)));
+      }
+    }
+  } else {
+    for (int64_t c = 0; c < p.C; ++c) {
+      mean[c] = static_cast<const F*>(p.running_mean)[c];
+      rstd[c] =
+          static_cast<F>(1 / std::sqrt(double(static_cast<const F*>(p.running_var)[c]) + p.eps));
+    }
+  }
+  const F *weight = static_cast<const F*>(p.weight), *bias = static_cast<const F*>(p.bias);
+  for (int64_t n = 0; n < p.N; ++n) {
+    for (int64_t c = 0; c < p.C; ++c) {
+      const int64_t i = n * p.C + c, set = sets.of(n, c);
+      channel_mean[i] = mean[set];
+      scale[i] = weight ? rstd[set] * weight[c] : rstd[set];
+      shift[i] = bias ? bias[c] : 0;
+    }
+  }
+  cpu::ChannelAffine affine{p, p.x, channel_mean, scale, nullptr, nullptr, shift, p.y};
+  if (p.N > 0) launch(affine, stream);
+}
+
+template <class F>
+void backward(const ChannelNormBackward& p, void* stream) {
+  const Sets sets(p);
+  const F *mean = static_cast<const F*>(p.mean), *rstd = static_cast<const F*>(p.rstd);
+  const F* weight = static_cast<const F*>(p.weight);
+  const Scratch arrays(p.dtype, 5, p.N, p.C);
+  F* channel_mean = static_cast<F*>(arrays.get());
+  F* of_g = channel_mean + p.N * p.C;
+  F *of_products = of_g + p.N * p.C, *g_scale = of_products + p.N * p.C;
+  F* shift = g_scale + p.N * p.C;
+  const auto for_each_channel = [&](auto function) {
+    for (int64_t n = 0; n < p.N; ++n) {
+      for (int64_t c = 0; c < p.C; ++c) function(n * p.C + c, c, sets.of(n, c));
+    }
+  };
+  for_each_channel([&](int64_t i, int64_t, int64_t set) { channel_mean[i] = mean[set]; });
+  cpu::ChannelSums sums{p, p.x, p.grad_y, channel_mean, of_g, of_products};
+  if (p.N > 0) launch(sums, stream);
+
+  const Scratch set_arrays(DType::f64, 2, sets.count + p.C);
+  double* set_g = static_cast<double*>(set_arrays.get());
+  double* set_products = set_g + sets.count;
+  double *grad_weight = set_products + sets.count, *grad_bias = grad_weight + p.C;
+  for (int64_t k = 0; k < 2 * (sets.count + p.C); ++k) set_g[k] = 0;
+  for_each_channel([&](int64_t i, int64_t c, int64_t set) {
+    const double w = weight ? weight[c] : 1;
+    set_g[set] += w * of_g[i];
+    set_products[set] += w * of_products[i];
+    grad_weight[c] += double(of_products[i]) * rstd[set];
+    grad_bias[c] += of_g[i];
+  });
+  for (int64_t c = 0; p.grad_weight != nullptr && c < p.C; ++c) {
+    static_cast<F*>(p.grad_weight)[c] = static_cast<F>(grad_weight[c]);
+    static_cast<F*>(p.grad_bias)[c] = static_cast<F>(grad_bias[c]);
+  }
+
+  // grad_x = rstd * (w * g - mean of w * g - xhat * mean of w * g * xhat)
+  F* scale = of_products;
+  for_each_channel([&](int64_t i, int64_t c, int64_t set) {
+    const double r = rstd[set];
+    g_scale[i] = static_cast<F>(weight ? r * weight[c] : r);
+    scale[i] = static_cast<F>(-r * r * r * set_products[set] / sets.values);
+    shift[i] = p.training ? static_cast<F>(-r * set_g[set] / sets.values) : F(0);
+  });
+  cpu::ChannelAffine affine{
+      p, p.training ? p.x : nullptr, channel_mean, scale, p.grad_y, g_scale, shift, p.grad_x};
+  if (p.N > 0) launch(affine, stream);
+}
+
+}  // namespace
+
+void launch(const ChannelNorm& p, void* stream) {
+  p.dtype == DType::f64 ? normalize<double>(p, stream) : normalize<float>(p, stream);
+}
+void launch(const ChannelNormBackward& p, void* stream) {
+  p.dtype == DType::f64 ? backward<double>(p, stream) : backward<float>(p, stream);
+}
+
+}  // namespace torchext

@@ -1,0 +1,39 @@
+// batch_norm and group_norm of an N x C x S tensor, S adjacent or C adjacent in memory:
+// y = (x - mean) * rstd * weight + bias, with statistics over N and S of each channel, or over the
+// channels of a group and S of each image. Statistics, weights and their gradients are of the type
+// computed in: float, or double for float64.
+#pragma once
+
+#include "../common/plain.h"
+
+namespace torchext {
+
+struct Channels {
+  DType dtype;
+  int64_t N, C, S;
+  bool channels_last;  // C adjacent
+  int64_t groups;      // of group_norm; 0: batch_norm
+  double eps;
+};
+
+struct ChannelNorm : Channels {
+  bool training;  // batch_norm: the batch's statistics, not the running ones
+  double momentum;
+  const void *x, *weight, *bias;           // null: 1, 0
+  const void *running_mean, *running_var;  // null: none
+  void* y;
+  void *mean, *rstd;                         // batch_norm: [C]; group_norm: [N, groups]
+  void *new_running_mean, *new_running_var;  // null: none
+};
+
+struct ChannelNormBackward : Channels {
+  bool training;
+  const void *grad_y, *x, *mean, *rstd, *weight;
+  void* grad_x;
+  void *grad_weight, *grad_bias;  // [C], or null
+};
+
+void launch(const ChannelNorm& p, void* stream);
+void launch(const ChannelNormBackward& p, void* stream);
+
+}  // namespace torchext

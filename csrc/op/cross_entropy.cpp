@@ -1,0 +1,182 @@
+// cross_entropy: checks, allocation, registration, and the reduction of the items' losses.
+#include "cross_entropy.h"
+
+#include "../common/dense.h"
+
+namespace torchext {
+namespace {
+
+enum Reduction : int64_t { kNone, kMean, kSum };
+
+// The arguments, made contiguous; an item is one pixel of one image.
+struct Arguments {
+  Tensor x, target;
+  std::optional<Tensor> weight;
+};
+
+Arguments check_arguments(CrossEntropy& p, const char* op, const Tensor& input,
+                          const Tensor& target, const std::optional<Tensor>& weight,
+                          int64_t reduction, int64_t ignore_index, double label_smoothing) {
+  check_tensor(op, "input", input);
+  check_tensor(op, "target", target);
+  p.dtype = floating_dtype(op, "input", input);
+  CHECK(input.dim() >= 1, op, ": input: got a number, expected classes");
+  const int64_t axis = input.dim() > 1;
+  p.outer = axis ? input.size(0) : 1;
+  p.classes = input.size(axis);
+  p.inner = 1;
+  for (int64_t d = 2; d < input.dim(); ++d) p.inner *= input.size(d);
+  CHECK(p.classes > 0, op, ": input: got no classes, expected at least 1");
+  CHECK(reduction >= kNone && reduction <= kSum, op, ": reduction: got ", reduction,
+        ", expected 0 (none), 1 (mean) or 2 (sum)");
+  CHECK(label_smoothing >= 0 && label_smoothing <= 1, op, ": label_smoothing: got ",
+        label_smoothing, ", expected 0 to 1");
+  const bool classes = target.scalar_type() == ScalarType::Long;
+  if (classes) {
+    bool fits = target.dim() == input.dim() - 1;
+    for (int64_t d = 0; fits && d < target.dim(); ++d) {
+      fits = target.size(d) == input.size(d < axis ? d : d + 1);
+    }
+    CHECK(fits, op, ": target: got shape ", shape_of(target), ", expected that of the input ",
+          shape_of(input), " without its classes");
+  } else {
+    check_like(op, "target", target, input);
+  }
+  Arguments a{as_contiguous(input), as_contiguous(target),
+              weight_for(op, "weight", input, weight, p.classes)};
+  p.x = a.x.data_ptr();
+  p.weight = pointer(a.weight);
+  p.ignore_index = ignore_index;
+  p.label_smoothing = label_smoothing;
+  if (classes) p.target = static_cast<const int64_t*>(a.target.data_ptr());
+  if (!classes) p.probabilities = a.target.data_ptr();
+  for (int64_t i = 0; classes && i < p.outer * p.inner; ++i) {
+    CHECK(p.target[i] == ignore_index || (p.target[i] >= 0 && p.target[i] < p.classes), op,
+          ": target: got class ", p.target[i], ", expected 0 to ", p.classes - 1,
+          " or the ignored ", ignore_index);
+  }
+  return a;
+}
+
+template <class F>
+double sum_of(const void* values, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += static_cast<const F*>(values)[i];
+  return sum;
+}
+
+double sum_of(DType dtype, const void* values, int64_t count) {
+  return dtype == DType::f64 ? sum_of<double>(values, count) : sum_of<float>(values, count);
+}
+
+double weight_of(const CrossEntropy& p, int64_t c) {
+  if (p.weight == nullptr) return 1;
+  return p.dtype == DType::f64 ? static_cast<const double*>(p.weight)[c]
+                               : static_cast<const float*>(p.weight)[c];
+}
+
+// What a mean divides by: of classes, the weights of those not ignored; else the number of items.
+double total_weight(const CrossEntropy& p) {
+  if (p.target == nullptr) return double(p.outer) * p.inner;
+  double total = 0;
+  for (int64_t i = 0; i < p.outer * p.inner; ++i) {
+    if (p.target[i] != p.ignore_index) total += weight_of(p, p.target[i]);
+  }
+  return total;
+}
+
+void set_number(Tensor& tensor, double value) {
+  if (tensor.scalar_type() == ScalarType::Double) {
+    *static_cast<double*>(tensor.data_ptr()) = value;
+  } else {
+    *static_cast<float*>(tensor.data_ptr()) = static_cast<float>(value);
+  }
+}
+
+// The sizes of the input without its classes.
+std::vector<int64_t> item_sizes(const Tensor& x) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (d != (x.dim() > 1)) sizes.push_back(x.size(d));
+  }
+  return sizes;
+}
+
+std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& input, const Tensor& target,
+                                                 const std::optional<Tensor>& weight,
+                                                 int64_t reduction, int64_t ignore_index,
+                                                 double label_smoothing) {
+  const char* op = "cross_entropy";
+  CrossEntropyForward p{};
+  const Arguments a =
+      check_arguments(p, op, input, target, weight, reduction, ignore_index, label_smoothing);
+  const ScalarType type = compute_type(input);
+  const auto sizes = item_sizes(input);
+  Tensor loss = torch::stable::new_empty(a.x, {sizes.data(), sizes.size()}, type);
+  Tensor lse = torch::stable::new_empty(a.x, {sizes.data(), sizes.size()}, type);
+  Tensor total = empty_leading(a.x, 0, type);
+  p.loss = loss.data_ptr();
+  p.lse = lse.data_ptr();
+  const int64_t items = p.outer * p.inner;
+  if (items > 0) launch(p, Context(a.x).stream);
+  const double divisor = total_weight(p);
+  set_number(total, divisor);
+  if (reduction != kNone) {
+    const double sum = sum_of(p.dtype, p.loss, items);
+    loss = empty_leading(a.x, 0, type);
+    set_number(loss, reduction == kMean ? sum / divisor : sum);
+  }
+  if (type != input.scalar_type()) loss = torch::stable::to(loss, input.scalar_type());
+  return {loss, lse, total};
+}
+
+Tensor cross_entropy_inference(const Tensor& input, const Tensor& target,
+                               const std::optional<Tensor>& weight, int64_t reduction,
+                               int64_t ignore_index, double label_smoothing) {
+  return std::get<0>(
+      cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing));
+}
+
+Tensor cross_entropy_backward(const Tensor& grad_loss, const Tensor& input, const Tensor& target,
+                              const std::optional<Tensor>& weight, const Tensor& lse,
+                              const Tensor& total_weight, int64_t reduction, int64_t ignore_index,
+                              double label_smoothing) {
+  const char* op = "cross_entropy_backward";
+  CrossEntropyBackward p{};
+  const Arguments a =
+      check_arguments(p, op, input, target, weight, reduction, ignore_index, label_smoothing);
+  const int64_t items = p.outer * p.inner;
+  const Tensor l = statistics_for(op, "lse", input, lse, items);
+  const Tensor total = statistics_for(op, "total_weight", input, total_weight, 1);
+  check_tensor(op, "grad_loss", grad_loss);
+  CHECK(grad_loss.numel() == (reduction == kNone ? items : 1), op, ": grad_loss: got ",
+        grad_loss.numel(), " elements, expected one for each loss");
+  floating_dtype(op, "grad_loss", grad_loss);
+  // One gradient for each item, in the type computed in.
+  const ScalarType type = compute_type(input);
+  Tensor g = as_contiguous(torch::stable::to(grad_loss, type));
+  if (reduction != kNone) {
+    double one = sum_of(p.dtype, g.data_ptr(), 1);
+    if (reduction == kMean) one /= sum_of(p.dtype, total.data_ptr(), 1);
+    g = empty_vector(a.x, items, type);
+    torch::stable::fill_(g, one);
+  }
+  Tensor grad_x = empty_as(a.x);
+  p.weights = 0;
+  for (int64_t c = 0; c < p.classes; ++c) p.weights += weight_of(p, c);
+  p.lse = l.data_ptr();
+  p.grad_loss = g.data_ptr();
+  p.grad_x = grad_x.data_ptr();
+  if (items > 0) launch(p, Context(a.x).stream);
+  return grad_x;
+}
+
+}  // namespace
+
+REGISTER_KERNELS(library) {
+  library.impl("cross_entropy", TORCH_BOX(&cross_entropy));
+  library.impl("cross_entropy_inference", TORCH_BOX(&cross_entropy_inference));
+  library.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
+}
+
+}  // namespace torchext
