@@ -66,7 +66,8 @@ def test_layer_is_torchs(name, arguments):
 def test_every_layer_is_in_the_stack():
     used = {type(layer) for layer in Everything(torchext.nn).modules()}
     layers = [getattr(torchext.nn, name) for name in torchext.nn.__all__]
-    assert {c for c in layers if isinstance(c, type)} <= used
+    pools = {c for c in layers if isinstance(c, type) and c.__module__ == "torchext.nn.pooling"}
+    assert pools <= used  # test_nn_dense.py has the others
 
 
 @pytest.mark.parametrize("shape", SHAPES)

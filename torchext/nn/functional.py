@@ -15,6 +15,27 @@ from ..ops.linear import run as _linear
 from ..ops.max_pool2d import max_pool2d as _max_pool2d
 from ..ops.max_pool2d import max_pool2d_indices as _max_pool2d_indices
 from ..ops.max_pool2d import max_pool2d_inference as _max_pool2d_inference
+from ._dense import (  # noqa: F401 - they belong to this module's interface
+    batch_norm,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    dropout,
+    elu,
+    gelu,
+    group_norm,
+    hardsigmoid,
+    hardswish,
+    layer_norm,
+    leaky_relu,
+    log_softmax,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softmax,
+    tanh,
+)
 
 
 def _pair(value):
@@ -147,3 +168,25 @@ torch.fx.wrap("conv1d")
 torch.fx.wrap("conv2d")
 torch.fx.wrap("conv_transpose2d")
 torch.fx.wrap("linear")
+for _name in (
+    "batch_norm",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "gelu",
+    "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "layer_norm",
+    "leaky_relu",
+    "log_softmax",
+    "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "tanh",
+):
+    torch.fx.wrap(_name)
