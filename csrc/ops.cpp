@@ -39,6 +39,9 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("batch_norm_inference(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, float momentum, float eps) -> Tensor");
   library.def("batch_norm_backward(Tensor grad_y, Tensor input, Tensor mean, Tensor rstd, Tensor? weight, bool training, float eps, bool of_weights) -> (Tensor, Tensor, Tensor)");
+  library.def("local_response_norm(Tensor input, int size, float alpha, float beta, float k) -> (Tensor, Tensor)");
+  library.def("local_response_norm_inference(Tensor input, int size, float alpha, float beta, float k) -> Tensor");
+  library.def("local_response_norm_backward(Tensor grad_y, Tensor input, Tensor y, Tensor scale, int size, float alpha, float beta, float k) -> Tensor");
   library.def("softmax(Tensor input, int dim, bool log) -> Tensor");
   library.def("softmax_inference(Tensor input, int dim, bool log) -> Tensor");
   library.def("softmax_backward(Tensor grad_y, Tensor y, int dim, bool log) -> Tensor");

@@ -91,7 +91,7 @@ NUMERIC = CHECKED - {"over-256-taps", "window-in-padding"}  # slow; -inf has no 
 
 
 # Statistics of the input that a backward op is given don't follow its difference quotients.
-GIVEN = {name for name in DIFFERENTIABLE if {"mean", "lse"} & {*OPS[name].constants}}
+GIVEN = {name for name in DIFFERENTIABLE if {"mean", "lse", "scale"} & {*OPS[name].constants}}
 
 
 @each_op([name for name in DIFFERENTIABLE if name not in GIVEN], NUMERIC)

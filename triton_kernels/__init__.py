@@ -13,6 +13,7 @@ from . import (
     dropout,
     layer_norm,
     linear,
+    local_response_norm,
     max_pool2d,
     softmax,
 )
@@ -30,6 +31,7 @@ _FILES = (
     dropout,
     layer_norm,
     linear,
+    local_response_norm,
     max_pool2d,
     softmax,
 )

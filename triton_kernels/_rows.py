@@ -15,7 +15,7 @@ def densified(x):
 
 def laid_out_as(like, x):
     """x, or a copy of it, with its elements in the same places as those of `like`."""
-    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
+    return x if x.stride() == like.stride() else torch.empty_like(like, dtype=x.dtype).copy_(x)
 
 
 def is_large(*tensors):

@@ -23,18 +23,23 @@ inline bool is_dense(const Tensor& x) {
   return true;
 }
 
-// `x`, or, where it is not dense, a copy of it that is.
-inline Tensor densified(const Tensor& x) {
-  if (is_dense(x)) return x;
+// `x`, or, where it is neither contiguous nor channels_last, a copy of it that is.
+inline Tensor contiguous_or_channels_last(const Tensor& x) {
   const bool channels_last = x.dim() == 4 && is_channels_last(x);
   return torch::stable::contiguous(x, channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
                                                     : torch::headeronly::MemoryFormat::Contiguous);
 }
 
-// A fresh tensor like `x`, which is dense: the same sizes and strides.
-inline Tensor empty_as(const Tensor& x) {
-  return empty_strided(x, x.dim(), x.sizes().data(), x.strides().data(), x.scalar_type());
+// `x`, or, where it is not dense, a copy of it that is.
+inline Tensor densified(const Tensor& x) {
+  return is_dense(x) ? x : contiguous_or_channels_last(x);
 }
+
+// A fresh tensor like `x`, which is dense: the same sizes and strides.
+inline Tensor empty_as(const Tensor& x, ScalarType type) {
+  return empty_strided(x, x.dim(), x.sizes().data(), x.strides().data(), type);
+}
+inline Tensor empty_as(const Tensor& x) { return empty_as(x, x.scalar_type()); }
 
 inline bool same_sizes(const Tensor& a, const Tensor& b) {
   const auto x = a.sizes(), y = b.sizes();
@@ -46,7 +51,7 @@ inline Tensor laid_out_as(const Tensor& like, const Tensor& x) {
   const auto a = like.strides(), b = x.strides();
   if (std::equal(a.begin(), a.end(), b.begin())) return x;
   if (like.is_contiguous() && x.is_contiguous()) return x;
-  Tensor copy = empty_as(like);
+  Tensor copy = empty_as(like, x.scalar_type());
   torch::stable::copy_(copy, x);
   return copy;
 }

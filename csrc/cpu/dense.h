@@ -6,6 +6,7 @@
 #include "../op/cross_entropy.h"
 #include "../op/dropout.h"
 #include "../op/layer_norm.h"
+#include "../op/local_response_norm.h"
 #include "../op/softmax.h"
 #include "pool2d.h"
 
@@ -34,6 +35,14 @@ PLAIN Split split_of(const LayerNormBackward& p) { return split(p.rows, p.size *
 PLAIN Split split_of(const LayerNormWeights& p) {
   return split(ceil_div(p.size, kColumns), p.rows * kColumns * 2);
 }
+
+// Rows of channels, or one channel after another of a block of columns.
+template <class P>
+PLAIN Split window_split(const P& p) {
+  return split(p.outer * ceil_div(p.inner, kColumns), p.C * min_of(p.inner, kColumns) * 16);
+}
+PLAIN Split split_of(const LocalResponseNorm& p) { return window_split(p); }
+PLAIN Split split_of(const LocalResponseNormBackward& p) { return window_split(p); }
 
 PLAIN Split split_of(const Softmax& p) { return split(p.outer, p.size * p.inner * 16); }
 PLAIN Split split_of(const SoftmaxBackward& p) { return split(p.outer, p.size * p.inner * 8); }

@@ -9,7 +9,10 @@
 #include "../common/plain.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
+#pragma GCC diagnostic push  // g++ 12 warns of registers that its header leaves undefined
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #define TORCHEXT_ISA avx512
 #define TORCHEXT_VECTOR_BYTES 64
 #elif defined(__AVX2__)

@@ -26,13 +26,6 @@ Channels channels_of(const char* op, const Tensor& x, double eps) {
   return p;
 }
 
-// The input, or a copy of it, contiguous or channels_last.
-Tensor laid_out(const Tensor& x) {
-  const bool channels_last = x.dim() == 4 && is_channels_last(x);
-  return torch::stable::contiguous(x, channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                                    : torch::headeronly::MemoryFormat::Contiguous);
-}
-
 void check_groups(const char* op, const Channels& p, int64_t groups) {
   CHECK(groups > 0 && p.C % groups == 0, op, ": groups: got ", groups,
         ", expected a divisor of the ", p.C, " channels");
@@ -46,7 +39,7 @@ Result normalized(ChannelNorm& p, const char* op, const Tensor& input, const Opt
                   const Optional& bias) {
   const auto w = weight_for(op, "weight", input, weight, p.C);
   const auto b = weight_for(op, "bias", input, bias, p.C);
-  const Tensor x = laid_out(input);
+  const Tensor x = contiguous_or_channels_last(input);
   const ScalarType type = compute_type(x);
   const int64_t sizes[] = {p.N, p.groups};
   const auto statistics = [&] {
@@ -131,7 +124,7 @@ Gradients gradients(ChannelNormBackward& p, const char* op, const Tensor& grad_y
   const Tensor m = statistics_for(op, "mean", input, mean, sets);
   const Tensor r = statistics_for(op, "rstd", input, rstd, sets);
   const auto w = weight_for(op, "weight", input, weight, p.C);
-  const Tensor x = laid_out(input), g = laid_out_as(x, grad_y);
+  const Tensor x = contiguous_or_channels_last(input), g = laid_out_as(x, grad_y);
   Tensor grad_x = empty_as(x);
   const int64_t weights = of_weights ? p.C : 0;
   Tensor grad_weight = empty_vector(x, weights, compute_type(x));

@@ -128,6 +128,31 @@ def _channel_terms(shape, *rest):
     return max(1, math.prod(shape))
 
 
+# Case.arguments of local_response_norm: size, alpha, beta, k.
+
+
+def _local(name, shape, size=5, alpha=1e-4, beta=0.75, k=1.0, layout="contiguous"):
+    return Case(name, shape, (size, alpha, beta, k), layout)
+
+
+LOCALS = (
+    _local("alexnet", (1, 96, 9, 9), k=2.0, layout="channels_last"),
+    _local("primes", (3, 37, 11, 5), 5, 0.1),
+    _local("even", (2, 19, 3, 4), 4, 0.5, 0.6, layout="channels_last"),
+    _local("wider-than-channels", (2, 5, 7), 64, 3.0),
+    _local("volume", (2, 4, 3, 2, 5), 3, 0.3),
+    _local("flat", (3, 21, 1, 1), 3, 0.3),
+    _local("small-rows", (2, 4, 2, 3), 3, 0.3),
+    _local("small-channels_last", (2, 4, 2, 3), 2, 0.3, layout="channels_last"),
+    _local("empty-batch", (0, 4, 3, 3)),
+)
+
+
+def _local_backward(values, x, *rest):
+    y, scale = OPS["local_response_norm"].decomposition(x, *rest)
+    return _finite(values(x.shape)), x, y, scale, *rest
+
+
 def _never(case):
     return False
 
@@ -136,6 +161,10 @@ def _spec(arguments, cases=LAYERS, terms=_layer_terms):
     return Spec(
         cases, arguments, terms, exact=_never, impulses=_never, repeats=False, reordered=True
     )
+
+
+def _local_spec(arguments=lambda values, x, *rest: (x, *rest)):
+    return _spec(arguments, LOCALS, lambda shape, size, *rest: min(size, 2 * shape[1]))
 
 
 SPECS = {
@@ -150,6 +179,9 @@ SPECS = {
     "batch_norm": _spec(_batch_arguments, BATCHES, _channel_terms),
     "batch_norm_inference": _spec(_batch_arguments, BATCHES, _channel_terms),
     "batch_norm_backward": _spec(_batch_backward, BATCHES, _channel_terms),
+    "local_response_norm": _local_spec(),
+    "local_response_norm_inference": _local_spec(),
+    "local_response_norm_backward": _local_spec(_local_backward),
 }
 
 
@@ -242,6 +274,28 @@ REFUSED += [
 ]
 
 
+def _local_call(x=_I, size=5):
+    return "local_response_norm", (x, size, 1e-4, 0.75, 1.0)
+
+
+def _local_back(grad_y=_I, x=_I, y=_I, scale=_I, size=5):
+    return "local_response_norm_backward", (grad_y, x, y, scale, size, 1e-4, 0.75, 1.0)
+
+
+REFUSED += [
+    ("local_response_norm of integers", "input", _local_call(_I.long())),
+    ("local_response_norm of a matrix", "input", _local_call(torch.ones(3, 4))),
+    *((f"local_response_norm size {n}", "size", _local_call(size=n)) for n in (-1, 0)),
+    ("local_response_norm back: size 0", "size", _local_back(size=0)),
+    ("local_response_norm back: integers", "input", _local_back(x=_I.long())),
+    ("local_response_norm back: grad of another shape", "grad_y", _local_back(_I[:1])),
+    ("local_response_norm back: y of another shape", "y", _local_back(y=_I[:, :1])),
+    ("local_response_norm back: y of another dtype", "y", _local_back(y=_I.double())),
+    ("local_response_norm back: scale of another shape", "scale", _local_back(scale=_I[:1])),
+    ("local_response_norm back: scale of another dtype", "scale", _local_back(scale=_I.double())),
+]
+
+
 @st.composite
 def _any_layer(draw, most):
     # Of one element there is nothing left but rounding errors.
@@ -273,6 +327,17 @@ def _any_batch(draw, most):
     return draw(_any_image(most)), (weight, bias, running, training, 0.1, 1e-3)
 
 
+@st.composite
+def _any_local(draw, most):
+    shape = tuple(draw(st.integers(0 if d == 0 else 1, min(most, 9))) for d in range(3))
+    shape += tuple(draw(st.lists(st.integers(1, 4), max_size=2)))
+    arguments = draw(st.sampled_from([1e-4, 0.01])), draw(st.sampled_from([0.5, 0.75, 1.0])), 1.0
+    return shape, (draw(st.integers(1, 12)), *arguments)
+
+
 FUZZED = {
-    op: {"group": _any_group, "batch": _any_batch}.get(op.split("_")[0], _any_layer) for op in SPECS
+    op: {"group": _any_group, "batch": _any_batch, "local": _any_local}.get(
+        op.split("_")[0], _any_layer
+    )
+    for op in SPECS
 }

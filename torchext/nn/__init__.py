@@ -19,7 +19,7 @@ from .activation import (
 from .convolution import Conv1d, Conv2d, ConvTranspose2d
 from .linear import Linear
 from .loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss
-from .normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from .normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSoftmax",
     "MaxPool2d",
     "ReLU",

@@ -14,6 +14,7 @@ from ..ops import cross_entropy as _cross_entropy
 from ..ops import dropout as _dropout
 from ..ops import group_norm as _group_norm
 from ..ops import layer_norm as _layer_norm
+from ..ops import local_response_norm as _local_response_norm
 from ..ops import softmax as _softmax
 from ..ops._activation import KINDS
 
@@ -121,6 +122,12 @@ def batch_norm(
             running_mean.copy_(new_mean)
             running_var.copy_(new_var)
     return y
+
+
+def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
+    if _needs_grad(input):
+        return _local_response_norm.local_response_norm(input, size, alpha, beta, k)[0]
+    return _local_response_norm.local_response_norm_inference(input, size, alpha, beta, k)
 
 
 def _soft(input, dim, dtype, log):

@@ -43,3 +43,8 @@ class GroupNorm(nn.GroupNorm):
 class LayerNorm(nn.LayerNorm):
     def forward(self, input):
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    def forward(self, input):
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)

@@ -14,6 +14,7 @@ from . import (
     group_norm,
     layer_norm,
     linear,
+    local_response_norm,
     max_pool2d,
     softmax,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "group_norm",
     "layer_norm",
     "linear",
+    "local_response_norm",
     "max_pool2d",
     "softmax",
 ]

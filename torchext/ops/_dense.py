@@ -15,10 +15,11 @@ def empty_as(x):
     return torch.empty_like(x, memory_format=memory_format)
 
 
-def check_like(op, argument, tensor, x):
-    """A gradient, or a residual: of the shape, dtype and device of x."""
+def check_like(op, argument, tensor, x, dtype=None):
+    """A gradient, or a residual: of the shape, dtype (if none is given) and device of x."""
     check(tensor.shape == x.shape, op, argument, f"shape {list(tensor.shape)}", list(x.shape))
-    check(tensor.dtype == x.dtype, op, argument, f"dtype {tensor.dtype}", "the input's")
+    wanted = dtype or x.dtype
+    check(tensor.dtype == wanted, op, argument, f"dtype {tensor.dtype}", dtype or "the input's")
     check(
         tensor.device == x.device,
         op,
