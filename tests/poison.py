@@ -5,6 +5,7 @@ allocate by the C function aoti_torch_empty_strided, which it does not reach. So
 slot for that function (in its global offset table) is pointed at a wrapper.
 """
 
+import collections
 import ctypes
 import mmap
 import struct
@@ -29,18 +30,18 @@ def data_of(handle):
     return address.value, size.value
 
 
-last = None  # (address, bytes) of the latest fill
+fills = collections.deque(maxlen=100)  # (address, bytes) of the latest
 
 
 @_Empty
 def empty_filled(dimensions, sizes, strides, dtype, device_type, device, handle):
     """aoti_torch_empty_strided, filled with the bits 1: NaN in every floating dtype, -1 or 255."""
-    global last
     error = ctypes.cast(_shim[NAME.decode()], _Empty)(
         dimensions, sizes, strides, dtype, device_type, device, handle
     )
     if error == 0 and device_type == CPU:
-        last = address, size = data_of(_pointer(handle[0]))
+        address, size = data_of(_pointer(handle[0]))
+        fills.append((address, size))
         if size:
             ctypes.memset(address, 0xFF, size)
     elif error == 0:

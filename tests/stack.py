@@ -27,18 +27,46 @@ class Everything(nn.Module):
         self.mix = layers.Conv2d(channels, channels, 3, padding="same", groups=channels // 2)
         self.along = layers.Conv1d(channels, channels, 3, padding=1, bias=False)
         self.up = layers.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.norms = nn.Sequential(
+            layers.BatchNorm2d(channels),
+            layers.GroupNorm(2, channels),
+            layers.LocalResponseNorm(3, alpha=0.1),
+        )
+        self.flat_norm = layers.BatchNorm1d(channels)
+        self.activations = nn.ModuleList(
+            [
+                layers.ReLU(),
+                layers.ReLU6(),
+                layers.LeakyReLU(),
+                layers.ELU(),
+                layers.SiLU(),
+                layers.GELU(),
+                layers.Sigmoid(),
+                layers.Tanh(),
+                layers.Hardswish(),
+                layers.Hardsigmoid(),
+                layers.Softmax(1),
+                layers.LogSoftmax(1),
+            ]
+        )
         self.average = layers.AvgPool2d(
             3, stride=2, padding=1, ceil_mode=True, count_include_pad=False
         )
         self.squeeze = layers.AdaptiveAvgPool2d(2)
-        self.head = layers.Linear(4 * channels, classes)
+        self.head = nn.Sequential(
+            layers.LayerNorm(4 * channels),
+            layers.Dropout(0.0),  # nothing random: the twins must agree
+            layers.Linear(4 * channels, classes),
+        )
 
     def forward(self, x):
         x = self.pool(torch.relu(self.stem(x)))
         y, indices = self.dilated(x)
         picked = x.flatten(2).gather(2, indices.flatten(2))  # y again, if the indices are right
         y = self.average(self.up(self.mix(y + 2 * picked.view_as(y))))
-        y = y + self.along(y.flatten(2)).view_as(y)
+        y = y + self.along(self.flat_norm(y.flatten(2))).view_as(y)
+        y = self.norms(y)
+        y = sum(activation(y) for activation in self.activations)
         return self.head(self.squeeze(y).flatten(1))
 
 

@@ -114,5 +114,7 @@ def test_autocast_casts_what_an_op_names(monkeypatch):
     for dtype in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", dtype):
             y, statistics = torch.ops.torchext_autocast.scale(*tensors)
+            doubles = torch.ops.torchext_autocast.scale(*(x.double() for x in tensors))
         assert (y.dtype, statistics.dtype) == (dtype, torch.float32)
+        assert [y.dtype for y in doubles] == [torch.float64] * 2  # which torch never casts
     assert torch.ops.torchext_autocast.scale(*tensors)[0].dtype == torch.float32

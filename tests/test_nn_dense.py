@@ -38,6 +38,11 @@ each_module = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 def twins(name, arguments, dtype=torch.float32):
     """(ours, torch's), with the same weights, none of them 0 or 1."""
     ours, theirs = (getattr(nn, name)(**arguments) for nn in (torchext.nn, torch.nn))

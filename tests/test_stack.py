@@ -11,10 +11,12 @@ import pytest
 import torch
 from stack import Everything, gradients, make_twins, run_python
 from torch import nn
+from torch.nn.modules.loss import _Loss
 from torch.testing import assert_close as assert_very_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import torchext
+from torchext.nn import normalisation
 
 SHAPES = [(2, 3, 20, 24), (3, 3, 28, 36), (4, 3, 33, 17)]
 LAYERS = [
@@ -66,8 +68,8 @@ def test_layer_is_torchs(name, arguments):
 def test_every_layer_is_in_the_stack():
     used = {type(layer) for layer in Everything(torchext.nn).modules()}
     layers = [getattr(torchext.nn, name) for name in torchext.nn.__all__]
-    pools = {c for c in layers if isinstance(c, type) and c.__module__ == "torchext.nn.pooling"}
-    assert pools <= used  # test_nn_dense.py has the others
+    # Losses take two arguments: test_nn_dense.py has them.
+    assert {c for c in layers if isinstance(c, type) and not issubclass(c, _Loss)} <= used
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -130,8 +132,16 @@ def test_fx():
         F.conv2d,
         F.conv_transpose2d,
         F.avg_pool2d,
+        normalisation._normalize,
         F.conv1d,
+        normalisation._normalize,
+        F.group_norm,
+        F.local_response_norm,
+        *(F.relu, F.relu6, F.leaky_relu, F.elu, F.silu, F.gelu, F.sigmoid, F.tanh),
+        *(F.hardswish, F.hardsigmoid, F.softmax, F.log_softmax),
         F.adaptive_avg_pool2d,
+        F.layer_norm,
+        F.dropout,
         F.linear,
     ]
     x = make_input(SHAPES[1])
@@ -157,13 +167,15 @@ def test_compile_trains():
     ours, theirs = make_twins()
     counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
     for shape in SHAPES:
         x = make_input(shape)
         y, grads = gradients(compiled, x)
         assert_close((y, grads), gradients(theirs, x))
-    assert counter.frame_count == 1
-    (graph,) = counter.graphs
-    assert torchext_nodes(graph.graph)
+        assert torchext_nodes(counter.graphs[-1].graph)
+        counts.append(counter.frame_count)
+    # torch itself compiles what has floats among its attributes (eps, ...) once more at the start.
+    assert len(set(counts)) == 1
 
 
 def test_compile_infers_channels_last():
@@ -172,11 +184,13 @@ def test_compile_infers_channels_last():
     ours, theirs = (m.to(memory_format=torch.channels_last).eval() for m in make_twins())
     counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(ours, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
     with torch.no_grad():
         for shape in SHAPES:
             x = make_input(shape, torch.channels_last)
             assert_close(compiled(x), theirs(x))
-    assert counter.frame_count == 1
+            counts.append(counter.frame_count)
+    assert len(set(counts)) == 1
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -197,8 +211,15 @@ def test_export(strict, grad, tmp_path):
             f"torchext.conv2d{kind}",
             f"torchext.conv_transpose2d{kind}",
             f"torchext.avg_pool2d{kind}",
+            "torchext.batch_norm",  # which gives new running statistics
             f"torchext.conv2d{kind}",  # in one dimension
+            "torchext.batch_norm",
+            f"torchext.group_norm{kind}",
+            f"torchext.local_response_norm{kind}",
+            *[f"torchext.activation{kind}"] * 10,
+            *[f"torchext.softmax{kind}"] * 2,
             f"torchext.adaptive_avg_pool2d{kind}",
+            f"torchext.layer_norm{kind}",
             f"torchext.linear{kind}",
         ]
         torch.export.save(program, tmp_path / "stack.pt2")
@@ -314,8 +335,9 @@ def test_data_parallel(wrap, tmp_path):
 def check_data_parallel(rank, wrap):
     """One step on halves of a batch moves the weights as a step on the whole of it does."""
     from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
 
-    ours, theirs = make_twins()
+    ours, theirs = (m.eval() for m in make_twins())  # statistics would be of half a batch
     if wrap == "DDP":
         parallel = nn.parallel.DistributedDataParallel(ours)
     else:
@@ -326,6 +348,7 @@ def check_data_parallel(rank, wrap):
         module(batch).square().mean().backward()
         optimizer.step()
     state = {
-        name: p.full_tensor() if wrap == "FSDP2" else p for name, p in ours.state_dict().items()
+        name: p.full_tensor() if isinstance(p, DTensor) else p
+        for name, p in ours.state_dict().items()
     }
     assert_close(state, theirs.state_dict())

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "backend.h"
 
@@ -82,13 +83,20 @@ inline Tensor as_contiguous(const Tensor& x) {
   return x.is_contiguous() ? x : torch::stable::contiguous(x);
 }
 
-// A contiguous tensor of the first `rank` sizes of `x`.
+// A fresh contiguous tensor on x's device.
+inline Tensor empty_contiguous(const Tensor& x, const int64_t* sizes, int64_t rank,
+                               ScalarType type) {
+  std::vector<int64_t> strides(rank);
+  int64_t next = 1;
+  for (int64_t d = rank; d-- > 0; next *= std::max<int64_t>(sizes[d], 1)) strides[d] = next;
+  return empty_strided(x, rank, sizes, strides.data(), type);
+}
+// Of the first `rank` sizes of `x`.
 inline Tensor empty_leading(const Tensor& x, int64_t rank, ScalarType type) {
-  const auto sizes = x.sizes();
-  return torch::stable::new_empty(x, {sizes.data(), static_cast<size_t>(rank)}, type);
+  return empty_contiguous(x, x.sizes().data(), rank, type);
 }
 inline Tensor empty_vector(const Tensor& x, int64_t size, ScalarType type) {
-  return torch::stable::new_empty(x, {&size, 1}, type);
+  return empty_contiguous(x, &size, 1, type);
 }
 
 // A weight or bias of `size` elements, as kernels of x's type read it; null where there is none.

@@ -43,7 +43,7 @@ Result normalized(ChannelNorm& p, const char* op, const Tensor& input, const Opt
   const ScalarType type = compute_type(x);
   const int64_t sizes[] = {p.N, p.groups};
   const auto statistics = [&] {
-    return p.groups ? torch::stable::new_empty(x, {sizes, 2}, type) : empty_vector(x, p.C, type);
+    return p.groups ? empty_contiguous(x, sizes, 2, type) : empty_vector(x, p.C, type);
   };
   Result result{empty_as(x), statistics(), statistics()};
   p.x = x.data_ptr();

@@ -112,8 +112,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& input, const Tens
       check_arguments(p, op, input, target, weight, reduction, ignore_index, label_smoothing);
   const ScalarType type = compute_type(input);
   const auto sizes = item_sizes(input);
-  Tensor loss = torch::stable::new_empty(a.x, {sizes.data(), sizes.size()}, type);
-  Tensor lse = torch::stable::new_empty(a.x, {sizes.data(), sizes.size()}, type);
+  Tensor loss = empty_contiguous(a.x, sizes.data(), sizes.size(), type);
+  Tensor lse = empty_contiguous(a.x, sizes.data(), sizes.size(), type);
   Tensor total = empty_leading(a.x, 0, type);
   p.loss = loss.data_ptr();
   p.lse = lse.data_ptr();

@@ -118,9 +118,8 @@ def batch_norm(
         return _batch_norm.batch_norm_inference(*arguments)
     y, _, _, new_mean, new_var = _batch_norm.batch_norm(*arguments)
     if updates and input.shape[0] > 0:
-        with torch.no_grad():
-            running_mean.copy_(new_mean)
-            running_var.copy_(new_var)
+        running_mean.copy_(new_mean)
+        running_var.copy_(new_var)
     return y
 
 

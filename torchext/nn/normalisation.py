@@ -1,30 +1,33 @@
 """Normalisation modules."""
 
+import torch
 from torch import nn
 
 from . import functional as F
 
 
+def _normalize(input, mean, var, batches, weight, bias, training, tracking, momentum, eps):
+    """torch.nn's forward after its check; a function, so that torch.fx keeps what it counts."""
+    if training and tracking and batches is not None:
+        batches.add_(1)
+        if momentum is None:  # a cumulative average
+            momentum = 1.0 / float(batches)
+    if training and not tracking:
+        mean = var = None
+    by_batch = training or (mean is None and var is None)
+    momentum = 0.0 if momentum is None else momentum
+    return F.batch_norm(input, mean, var, weight, bias, by_batch, momentum, eps)
+
+
+torch.fx.wrap("_normalize")
+
+
 def _batch_norm(self, input):
-    """torch.nn's forward, with this package's function."""
-    self._check_input_dim(input)
-    momentum = 0.0 if self.momentum is None else self.momentum
-    tracking = self.training and self.track_running_stats
-    if tracking and self.num_batches_tracked is not None:
-        self.num_batches_tracked.add_(1)
-        if self.momentum is None:  # a cumulative average
-            momentum = 1.0 / float(self.num_batches_tracked)
-    running = not self.training or self.track_running_stats
-    return F.batch_norm(
-        input,
-        self.running_mean if running else None,
-        self.running_var if running else None,
-        self.weight,
-        self.bias,
-        self.training or (self.running_mean is None and self.running_var is None),
-        momentum,
-        self.eps,
-    )
+    if not isinstance(input, torch.fx.Proxy):  # of which nobody knows the rank
+        self._check_input_dim(input)
+    statistics = self.running_mean, self.running_var, self.num_batches_tracked
+    arguments = self.training, self.track_running_stats, self.momentum, self.eps
+    return _normalize(input, *statistics, self.weight, self.bias, *arguments)
 
 
 class BatchNorm1d(nn.BatchNorm1d):

@@ -22,6 +22,7 @@ from ._lazy import when_imported
 OPS = {}
 
 FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+_CAST = FLOATS - {torch.float64}  # by autocast, as torch does
 _DISABLED = os.environ.get("TORCHEXT_DISABLE", "0") not in ("", "0")
 _functorch = torch._C._functorch
 _VMAP = _functorch.TransformType.Vmap
@@ -288,7 +289,7 @@ def _register_autocast(op, namespace, library):
                 return overload(
                     *(
                         x.to(dtype)
-                        if name in op.autocast and isinstance(x, torch.Tensor) and x.dtype in FLOATS
+                        if name in op.autocast and isinstance(x, torch.Tensor) and x.dtype in _CAST
                         else x
                         for name, x in zip(names, args, strict=False)
                     )
