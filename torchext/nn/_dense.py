@@ -17,12 +17,7 @@ from ..ops import layer_norm as _layer_norm
 from ..ops import local_response_norm as _local_response_norm
 from ..ops import softmax as _softmax
 from ..ops._activation import KINDS
-
-
-def _needs_grad(*tensors):
-    return torch.is_grad_enabled() and any(
-        isinstance(x, torch.Tensor) and x.requires_grad for x in tensors
-    )
+from ..ops._op import needs_grad as _needs_grad
 
 
 def _activate(name, input):

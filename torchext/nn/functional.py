@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops._op import needs_grad as _needs_grad
 from ..ops.adaptive_avg_pool2d import adaptive_avg_pool2d as _adaptive_avg_pool2d
 from ..ops.adaptive_avg_pool2d import (
     adaptive_avg_pool2d_inference as _adaptive_avg_pool2d_inference,
@@ -49,13 +50,6 @@ def _pair(value):
 def _two(value):
     value = _pair(value)
     return list(value) if isinstance(value, (tuple, list)) else [value, value]
-
-
-def _needs_grad(*tensors):
-    return torch.is_grad_enabled() and any(
-        getattr(x, "requires_grad", False)  # of what is no tensor, the op speaks better
-        for x in tensors
-    )
 
 
 def max_pool2d(

@@ -38,6 +38,15 @@ def check(condition, op, argument, got, expected):
     torch._check(condition, lambda: f"{op}: {argument}: got {got}, expected {expected}")
 
 
+def needs_grad(*tensors):
+    """Whether a call on them takes the differentiable op; if not, `<op>_inference` is faster."""
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if getattr(x, "requires_grad", False):  # of what is no tensor, the op speaks better
+                return True
+    return False
+
+
 @dataclass(eq=False, kw_only=True)
 class Op:
     """One schema of csrc/ops.cpp.
@@ -114,8 +123,10 @@ class Op:
             return f"no kernel for {x.layout}"
         if forward_ad._current_level >= 0:
             return "forward-mode AD differentiates the decomposition"
-        if not torch.compiler.is_compiling() and any(
-            level.key() != _VMAP for level in _functorch.get_interpreter_stack() or ()
+        if (
+            not torch.compiler.is_compiling()
+            and _functorch.peek_interpreter_stack() is not None
+            and any(level.key() != _VMAP for level in _functorch.get_interpreter_stack())
         ):
             return "torch.func transforms the decomposition"
         if self._kernel is None:
