@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections import Counter
 
 import pytest
 import torch
@@ -299,7 +300,9 @@ def test_pooling_cases():
     assert torch.equal(x, case.inputs("contiguous")[0])
     outputs = case.reference()(x[:1]).numel() * 8
     assert case.bytes == (x.numel() + outputs) * 2
-    assert 0 < sum(case.quick for case in found.values()) < 10
+    quick = Counter(case.family for case in found.values() if case.quick)
+    assert quick.keys() >= {"max_pool2d", "conv2d", "depthwise", "linear", "layer_norm"}
+    assert max(quick.values()) < 10
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def memory_in_use():
 def memory_growth(calls):
     """How much memory_in_use() grows over so many training and inference steps of everything."""
     torch.set_num_threads(1)  # a shared machine's other threads are slow to wake
-    ours, _ = make_twins(channels=3)
+    ours, _ = make_twins(channels=4)
     x = torch.randn(1, 3, 11, 13)
     inputs = [x, x.to(memory_format=torch.channels_last)]
 

@@ -98,6 +98,10 @@ LAUNCHES = (
         for kind in ("", "_backward")
     ),
     *(Launch(f"batch_norm{kind}", _STEM, _BATCH, ()) for kind in ("", "_backward")),
+    *(
+        Launch(f"local_response_norm{kind}", (8, 96, 55, 55), (5, 1e-4, 0.75, 1.0), ())
+        for kind in ("", "_backward")
+    ),
     *(Launch(f"softmax{kind}", _ROWS, (2, False), ()) for kind in ("", "_backward")),
     *(Launch(f"cross_entropy{kind}", (64, 1000), _CLASSES, ()) for kind in ("", "_backward")),
     Launch("binary_cross_entropy", _STEM, (True, True, True), ()),

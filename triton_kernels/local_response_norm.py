@@ -13,7 +13,7 @@ BLOCK = 512
 
 
 @triton.jit
-def _forward_kernel(
+def _local_response_norm_kernel(
     x, y, scale, count, C, inner, size, alpha, beta, k, large: tl.constexpr, BLOCK: tl.constexpr
 ):
     at, inside = offsets(count, large, BLOCK)
@@ -30,7 +30,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def _local_response_norm_backward_kernel(
     grad_y,
     x,
     y,
@@ -72,7 +72,7 @@ def _reach(y, size):
 def local_response_norm(x, size, alpha, beta, k):
     y, scale = OPS["local_response_norm"].fake(x, size, alpha, beta, k)
     if count := x.numel():
-        _forward_kernel[(triton.cdiv(count, BLOCK),)](
+        _local_response_norm_kernel[(triton.cdiv(count, BLOCK),)](
             *(laid_out_as(y, x), y, scale, count, *_shape(y), _reach(y, size)),
             *(alpha / size, beta, k, is_large(x), BLOCK),
         )
@@ -86,7 +86,7 @@ def local_response_norm_inference(*args):
 def local_response_norm_backward(grad_y, x, y, scale, size, alpha, beta, k):
     grad_x = OPS["local_response_norm_backward"].fake(grad_y, x, y, scale, size, alpha, beta, k)
     if count := x.numel():
-        _backward_kernel[(triton.cdiv(count, BLOCK),)](
+        _local_response_norm_backward_kernel[(triton.cdiv(count, BLOCK),)](
             *(laid_out_as(grad_x, t) for t in (grad_y, x, y, scale)),
             *(grad_x, count, *_shape(grad_x), _reach(x, size), alpha / size, beta),
             *(is_large(x), BLOCK),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import torch
 
+SHORT = {"float32": "f32", "bfloat16": "bf16"}  # the dtypes of cases, as their names have them
+SIZE = {"float32": 4, "bfloat16": 2}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 

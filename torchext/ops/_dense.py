@@ -1,7 +1,6 @@
 """What ops that work element by element or row by row share: the rules of csrc/common/dense.h."""
 
 import torch
-from torch._prims_common import is_non_overlapping_and_dense_or_false
 
 from ._op import check
 from ._pool2d import check_dtype, is_channels_last
@@ -9,8 +8,9 @@ from ._pool2d import check_dtype, is_channels_last
 
 def empty_as(x):
     """An uninitialised tensor like x, with its strides if x is dense."""
-    if is_non_overlapping_and_dense_or_false(x):
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    like = torch.empty_like(x)
+    if like.stride() == x.stride():
+        return like
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     return torch.empty_like(x, memory_format=memory_format)
 

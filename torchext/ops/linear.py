@@ -84,7 +84,7 @@ def _save(ctx, inputs, output):
 
 def _backward(ctx, grad_y):
     x, weight, y = ctx.saved_tensors
-    wants_x, wants_weight, wants_bias, wants_residual, _ = ctx.needs_input_grad
+    wants_x, wants_weight, wants_bias, wants_residual, *_ = ctx.needs_input_grad
     grad_x = grad_weight = grad_bias = None
     if wants_x:
         grad_x = linear_backward_input(grad_y, y, weight, ctx.activation, namespace=ctx.namespace)

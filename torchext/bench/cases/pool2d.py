@@ -11,10 +11,7 @@ from math import ceil
 import torch
 import torch.nn.functional as F
 
-from ..case import Case
-
-SIZE = {"float32": 4, "bfloat16": 2}
-SHORT = {"float32": "f32", "bfloat16": "bf16"}
+from ..case import SHORT, SIZE, Case
 
 # (model, op, channels, height = width, arguments). ResNet-18's and ResNet-50's average is ours too.
 LAYERS = [
