@@ -188,13 +188,15 @@ def allowed_error(dtype, terms, torch_error, slack=2):
 
 
 def error_of(got, reference):
-    """max |got - reference| / max |reference|, over what is finite."""
+    """max |got - reference| / max |reference|, over what is finite; among subnormal numbers as
+    beside the smallest normal one: they have no more digits."""
+    least = torch.finfo(got.dtype).smallest_normal
     finite = reference.isfinite()
     got, reference = got.double()[finite], reference[finite]
     if reference.numel() == 0:
         return 0.0
     wrong, size = (got - reference).abs().max().item(), reference.abs().max().item()
-    return wrong / size if size else math.inf if wrong else 0.0
+    return wrong / max(size, least) if size else math.inf if wrong else 0.0
 
 
 worst = {}  # (op, dtype) -> (error / allowed, error): for the summary

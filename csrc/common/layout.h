@@ -15,7 +15,7 @@ using IntList = std::vector<int64_t>;  // an int[] argument
 
 // The sizes or strides of a tensor, without an allocation: this is every call's path.
 struct Dims {
-  static constexpr int kMost = 5;
+  static constexpr int kMost = 8;
   int rank = 0;
   int64_t values[kMost] = {};
 
