@@ -53,4 +53,13 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("binary_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits) -> Tensor");
   library.def("dropout(Tensor input, float p, int seed, bool scaled) -> Tensor");
   library.def("dropout_inference(Tensor input, float p, int seed, bool scaled) -> Tensor");
+  library.def("attention(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, bool enable_gqa) -> (Tensor, Tensor)");
+  library.def("attention_inference(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, bool enable_gqa) -> Tensor");
+  library.def("attention_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor y, Tensor logsumexp, bool is_causal, float? scale, bool enable_gqa, bool mask_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("attention_qkv(Tensor qkv, Tensor? mask, bool is_causal, float? scale) -> (Tensor, Tensor)");
+  library.def("attention_qkv_inference(Tensor qkv, Tensor? mask, bool is_causal, float? scale) -> Tensor");
+  library.def("attention_qkv_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor qkv, Tensor? mask, Tensor y, Tensor logsumexp, bool is_causal, float? scale, bool mask_grad) -> (Tensor, Tensor)");
+  library.def("window_attention(Tensor qkv, Tensor table, Tensor index, int[2] window_size, int[2] shift_size, float? scale) -> (Tensor, Tensor)");
+  library.def("window_attention_inference(Tensor qkv, Tensor table, Tensor index, int[2] window_size, int[2] shift_size, float? scale) -> Tensor");
+  library.def("window_attention_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor qkv, Tensor table, Tensor index, Tensor y, Tensor logsumexp, int[2] window_size, int[2] shift_size, float? scale) -> (Tensor, Tensor)");
 }

@@ -94,4 +94,7 @@ INTERPRETED = {
     "small-channels_last",
     "small-inference",
     *(f"kind-{name}" for name in _activation.KINDS),
+    "one-token",
+    "one-matrix",
+    "grouped",
 }

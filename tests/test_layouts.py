@@ -31,6 +31,7 @@ LAID_OUT = {
     "counted-False-None-contiguous",
     "resnet-global",
     "upsampled",
+    "laid-out",
 }
 
 
@@ -48,7 +49,7 @@ def kind(x):
     return x.shape, x.stride(), x.dtype
 
 
-@each_case(is_laid_out, interpreted={"padded-small", "upsampled"})
+@each_case(is_laid_out, interpreted={"padded-small", "upsampled", "laid-out"})
 def test_layouts_agree(op, case, backend):
     spec = SPECS[op]
     values = integers if spec.reordered else normal

@@ -80,6 +80,8 @@ _MOBILENET = (8, 64, 56, 56), (64, 1, 3, 3), [2, 2], [1, 1], _ONE, 64, 2
 _ROWS = (8, 197, 768)
 _BATCH = (True, True, True, True, 0.1, 1e-5)
 _CLASSES = ("classes", False, 1, 0.1)
+_VIT = (8, 12, 197, 64), ((8, 12, 197, 64), 64, None, False, None, False)
+_SWIN = (64, 3, 49, 32), ((64, 3, 49, 32), 32, ("add", (3, 49, 49)), False, None, False)
 LAUNCHES = (
     Launch("max_pool2d", _STEM, _MAX),
     Launch("max_pool2d", _STEM, _LARGE),
@@ -109,6 +111,11 @@ LAUNCHES = (
     *_conv(*_RESNET, wide=(WIDE_COPY, WIDE_STORE), limits=PRODUCT),
     *_conv(*_RESNET_STEM, wide=(), limits=PRODUCT),
     *_conv(*_MOBILENET, wide=_WIDE, limits=SIMPLE),
+    *(
+        Launch(op, *attention, wide=(), limits=PRODUCT)
+        for op in ("attention", "attention_backward")
+        for attention in (_VIT, _SWIN)
+    ),
 )
 
 

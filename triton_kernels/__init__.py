@@ -3,6 +3,7 @@
 from . import (
     activation,
     adaptive_avg_pool2d,
+    attention,
     avg_pool2d,
     binary_cross_entropy,
     channel_norm,
@@ -21,6 +22,7 @@ from . import (
 _FILES = (
     activation,
     adaptive_avg_pool2d,
+    attention,
     avg_pool2d,
     binary_cross_entropy,
     channel_norm,

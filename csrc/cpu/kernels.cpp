@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "../common/stable.h"
+#include "attention.h"
 #include "channels.h"
 #include "dense.h"
 #include "depthwise.h"
@@ -15,6 +16,7 @@
 #include "outer.h"
 #include "pool2d.h"
 #include "product.h"
+#include "window_bias.h"
 
 namespace torchext {
 namespace cpu {
@@ -103,6 +105,9 @@ CPU_KERNEL(BinaryCrossEntropy)
 CPU_KERNEL(Dropout)
 
 // What the launches in launch/ are made of.
+using cpu::AttentionForward;
+using cpu::AttentionGradients;
+using cpu::AttentionMaskGradient;
 using cpu::ChannelAffine;
 using cpu::ChannelMoments;
 using cpu::ChannelSums;
@@ -115,9 +120,16 @@ using cpu::Outer;
 using cpu::OuterSums;
 using cpu::Panels;
 using cpu::Product;
+using cpu::WindowBias;
+using cpu::WindowBiasGradient;
 CPU_KERNEL(ChannelMoments)
 CPU_KERNEL(ChannelSums)
 CPU_KERNEL(ChannelAffine)
+CPU_KERNEL(AttentionForward)
+CPU_KERNEL(AttentionGradients)
+CPU_KERNEL(AttentionMaskGradient)
+CPU_KERNEL(WindowBias)
+CPU_KERNEL(WindowBiasGradient)
 CPU_KERNEL(Image)
 CPU_KERNEL(Panels)
 CPU_KERNEL(Product)

@@ -16,6 +16,7 @@ from .activation import (
     Softmax,
     Tanh,
 )
+from .attention import MultiheadAttention, WindowAttention
 from .convolution import Conv1d, Conv2d, ConvTranspose2d
 from .linear import Linear
 from .loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss
@@ -45,11 +46,13 @@ __all__ = [
     "LocalResponseNorm",
     "LogSoftmax",
     "MaxPool2d",
+    "MultiheadAttention",
     "ReLU",
     "ReLU6",
     "SiLU",
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "WindowAttention",
     "functional",
 ]

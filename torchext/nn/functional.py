@@ -2,11 +2,15 @@
 
 import torch
 
+from .._fallback import notice
+from ..ops import attention as _attentions
 from ..ops._op import needs_grad as _needs_grad
 from ..ops.adaptive_avg_pool2d import adaptive_avg_pool2d as _adaptive_avg_pool2d
 from ..ops.adaptive_avg_pool2d import (
     adaptive_avg_pool2d_inference as _adaptive_avg_pool2d_inference,
 )
+from ..ops.attention_qkv import attention_qkv as _attention_qkv
+from ..ops.attention_qkv import attention_qkv_inference as _attention_qkv_inference
 from ..ops.avg_pool2d import avg_pool2d as _avg_pool2d
 from ..ops.avg_pool2d import avg_pool2d_inference as _avg_pool2d_inference
 from ..ops.conv2d import run as _conv2d
@@ -16,6 +20,8 @@ from ..ops.linear import run as _linear
 from ..ops.max_pool2d import max_pool2d as _max_pool2d
 from ..ops.max_pool2d import max_pool2d_indices as _max_pool2d_indices
 from ..ops.max_pool2d import max_pool2d_inference as _max_pool2d_inference
+from ..ops.window_attention import window_attention as _window_attention
+from ..ops.window_attention import window_attention_inference as _window_attention_inference
 from ._dense import (  # noqa: F401 - they belong to this module's interface
     batch_norm,
     binary_cross_entropy,
@@ -155,6 +161,71 @@ def linear(input, weight, bias=None):
     return _linear(input, weight, bias, None, 0, _needs_grad(input, weight, bias))
 
 
+def _why_torchs_attention(query, key, value, dropout_p, enable_gqa):
+    if dropout_p > 0:
+        return "no kernel for dropout"
+    if query.is_nested or key.is_nested or value.is_nested:
+        return "no kernel for nested tensors"
+    if query.dim() > _attentions.MOST_DIMENSIONS:
+        return f"no kernel for over {_attentions.MOST_DIMENSIONS} dimensions"
+    if enable_gqa and key.dim() > 2 and value.dim() > 2 and key.shape[-3] != value.shape[-3]:
+        return "no kernel for keys and values of different numbers of heads"
+    return ""
+
+
+def _leads_alike(tensors, fixed):
+    """The tensors with leading dimensions broadcast to one another, but for the last `fixed`."""
+    leads = [x.shape[:-fixed] for x in tensors]
+    if all(lead == leads[0] for lead in leads) or any(x.dim() < fixed for x in tensors):
+        return tensors
+    whole = torch.broadcast_shapes(*leads)
+    return [x.expand(*whole, *x.shape[-fixed:]) for x in tensors]
+
+
+def scaled_dot_product_attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+):
+    why_not = _why_torchs_attention(query, key, value, dropout_p, enable_gqa)
+    if why_not or (is_causal and attn_mask is not None):  # the latter torch refuses
+        if why_not:
+            notice("scaled_dot_product_attention", why_not)
+        return torch.nn.functional.scaled_dot_product_attention(
+            *(query, key, value, attn_mask, dropout_p, is_causal),
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+    query, key, value = _leads_alike([query, key, value], 3 if enable_gqa else 2)
+    arguments = (query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    if _needs_grad(query, key, value, attn_mask):
+        return _attentions.attention(*arguments)[0]
+    return _attentions.attention_inference(*arguments)
+
+
+def attention_qkv(qkv, attn_mask=None, is_causal=False, scale=None):
+    """Attention of packed [B, N, 3, H, D], as a linear layer makes it, to [B, N, H * D]."""
+    if _needs_grad(qkv, attn_mask):
+        return _attention_qkv(qkv, attn_mask, is_causal, scale)[0]
+    return _attention_qkv_inference(qkv, attn_mask, is_causal, scale)
+
+
+def window_attention(qkv, table, index, window_size, shift_size, scale=None):
+    """Attention within windows of an image [B, H, W, 3 * C] rolled by shift_size, to [B, H, W, C].
+
+    A window's pixels i and j add table[index[i, j]] to their scores, one number for each head.
+    """
+    arguments = (qkv, table, index, list(window_size), list(shift_size), scale)
+    if _needs_grad(qkv, table):
+        return _window_attention(*arguments)[0]
+    return _window_attention_inference(*arguments)
+
+
 # torch.fx traces a call of these as one node, not their branches.
 torch.fx.wrap("max_pool2d")
 torch.fx.wrap("avg_pool2d")
@@ -186,3 +257,6 @@ for _name in (
     "tanh",
 ):
     torch.fx.wrap(_name)
+torch.fx.wrap("scaled_dot_product_attention")
+torch.fx.wrap("attention_qkv")
+torch.fx.wrap("window_attention")

@@ -4,6 +4,8 @@ from . import (
     _triton,
     activation,
     adaptive_avg_pool2d,
+    attention,
+    attention_qkv,
     avg_pool2d,
     batch_norm,
     binary_cross_entropy,
@@ -17,6 +19,7 @@ from . import (
     local_response_norm,
     max_pool2d,
     softmax,
+    window_attention,
 )
 from ._op import OPS, Op
 
@@ -27,6 +30,8 @@ __all__ = [
     "Op",
     "activation",
     "adaptive_avg_pool2d",
+    "attention",
+    "attention_qkv",
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy",
@@ -40,4 +45,5 @@ __all__ = [
     "local_response_norm",
     "max_pool2d",
     "softmax",
+    "window_attention",
 ]

@@ -1,0 +1,167 @@
+// attention: checks, allocation and registration, compiled into each backend's library.
+#include "attention.h"
+
+#include <cmath>
+#include <utility>
+
+#include "../common/backend.h"
+#include "attention_shape.h"
+
+namespace torchext {
+namespace {
+
+struct Inputs {
+  const Tensor &query, &key, &value;
+  const std::optional<Tensor>& mask;
+};
+
+// What `key` or `value` must be: the query's leading dimensions, but of heads of its own.
+Dims key_sizes(const Dims& query, int64_t heads, int64_t length, int64_t columns) {
+  Dims sizes = query;
+  if (sizes.rank > 2) sizes[-3] = heads;
+  sizes[-2] = length;
+  sizes[-1] = columns;
+  return sizes;
+}
+
+Checked checked(const char* op, const Inputs& in, bool is_causal, std::optional<double> scale,
+                bool enable_gqa) {
+  check_tensor(op, "query", in.query);
+  check_companion(op, "key", in.key, in.query);
+  check_companion(op, "value", in.value, in.query);
+  const Dims q = sizes_of(in.query), k = sizes_of(in.key), v = sizes_of(in.value);
+  CHECK(in.query.dim() >= 2 && in.query.dim() <= Dims::kMost, op, ": query: got ", in.query.dim(),
+        " dimensions, expected 2 to ", Dims::kMost, " (..., heads, length, channels)");
+  CHECK(k.rank == q.rank, op, ": key: got ", k.rank, " dimensions, expected the query's, ", q.rank);
+  CHECK(v.rank == q.rank, op, ": value: got ", v.rank, " dimensions, expected the query's, ",
+        q.rank);
+  CHECK(!enable_gqa || q.rank > 2, op, ": query: got 2 dimensions, expected heads for enable_gqa");
+  Checked c{};
+  AttentionShape& p = c.shape;
+  p.dtype = floating_dtype(op, "query", in.query);
+  p.Lq = q[-2], p.Lk = k[-2], p.D = q[-1], p.Dv = v[-1];
+  CHECK(p.D > 0, op, ": query: got 0 channels, expected at least 1");
+  c.heads = q.rank > 2 ? (enable_gqa ? k[-3] : q[-3]) : 1;
+  if (enable_gqa) {
+    CHECK(c.heads > 0 && q[-3] % c.heads == 0, op, ": key: got ", c.heads,
+          " heads, expected a divisor of the query's, ", q[-3]);
+  }
+  check_sizes(op, "key", k, key_sizes(q, c.heads, p.Lk, p.D));
+  check_sizes(op, "value", v, key_sizes(q, c.heads, p.Lk, p.Dv));
+  p.leads = 0, p.matrices = 1;
+  for (int d = 0; d < q.rank - 2; ++d) {
+    p.lead[p.leads++] = d == q.rank - 3 ? c.heads : q[d];
+    p.matrices = mul(op, "query", p.matrices, q[d]);
+  }
+  p.lead[p.leads++] = q.rank > 2 && c.heads > 0 ? q[-3] / c.heads : 1;
+  p.scale = scale.value_or(1 / std::sqrt(static_cast<double>(p.D)));
+  p.causal = is_causal;
+  c.scores = q;
+  c.scores[-1] = p.Lk;
+  set_mask(op, c, in.mask, in.query);
+  p.q = in.query.data_ptr(), p.k = in.key.data_ptr(), p.v = in.value.data_ptr();
+  p.q_stride = matrices_of(in.query, c.heads);
+  p.k_stride = matrices_of(in.key, c.heads);
+  p.v_stride = matrices_of(in.value, c.heads);
+  return c;
+}
+
+// A dense tensor; from 4 dimensions on its heads lie side by side in a row, as in torch's.
+Tensor empty_heads(const char* op, const Tensor& like, Dims sizes) {
+  const bool inside = sizes.rank >= 4;
+  if (inside) std::swap(sizes[-3], sizes[-2]);
+  Dims strides = dense_strides(op, sizes, false);
+  if (inside) {
+    std::swap(sizes[-3], sizes[-2]);
+    std::swap(strides[-3], strides[-2]);
+  }
+  return empty_strided(like, sizes, strides, like.scalar_type());
+}
+
+Dims with_columns(Dims sizes, int64_t columns) {
+  sizes[-1] = columns;
+  return sizes;
+}
+
+Tensor empty_y(const char* op, const Tensor& query, const Checked& c) {
+  return empty_heads(op, query, with_columns(sizes_of(query), c.shape.Dv));
+}
+
+void launch_forward(const Tensor& query, const Checked& c, const Tensor& y, void* logsumexp) {
+  Attention p{};
+  static_cast<AttentionShape&>(p) = c.shape;
+  p.y = y.data_ptr();
+  p.y_stride = matrices_of(y, c.heads);
+  p.logsumexp = logsumexp;
+  if (p.matrices > 0 && p.Lq > 0) launch(p, Context(query).stream);
+}
+
+std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
+                                     const std::optional<Tensor>& mask, bool is_causal,
+                                     std::optional<double> scale, bool enable_gqa) {
+  const char* op = "attention";
+  const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  Tensor y = empty_y(op, query, c);
+  Tensor logsumexp = empty_dense(op, query, rows_of(sizes_of(query)), false, computed_type(query));
+  launch_forward(query, c, y, logsumexp.data_ptr());
+  return {y, logsumexp};
+}
+
+Tensor attention_inference(const Tensor& query, const Tensor& key, const Tensor& value,
+                           const std::optional<Tensor>& mask, bool is_causal,
+                           std::optional<double> scale, bool enable_gqa) {
+  const char* op = "attention";
+  const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  Tensor y = empty_y(op, query, c);
+  launch_forward(query, c, y, nullptr);
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& grad_y, const Tensor& grad_logsumexp, const Tensor& query, const Tensor& key,
+    const Tensor& value, const std::optional<Tensor>& mask, const Tensor& y,
+    const Tensor& logsumexp, bool is_causal, std::optional<double> scale, bool enable_gqa,
+    bool mask_grad) {
+  const char* op = "attention_backward";
+  const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  AttentionBackward p{};
+  static_cast<AttentionShape&>(p) = c.shape;
+  const Dims y_sizes = with_columns(sizes_of(query), p.Dv);
+  check_companion(op, "grad_y", grad_y, query);
+  check_sizes(op, "grad_y", sizes_of(grad_y), y_sizes);
+  check_companion(op, "y", y, query);
+  check_sizes(op, "y", sizes_of(y), y_sizes);
+  Tensor dense_logsumexp, dense_grad;
+  p.logsumexp =
+      rows_pointer(op, "logsumexp", logsumexp, query, rows_of(sizes_of(query)), dense_logsumexp);
+  p.grad_logsumexp = rows_pointer(op, "grad_logsumexp", grad_logsumexp, query,
+                                  rows_of(sizes_of(query)), dense_grad);
+  p.grad_y = grad_y.data_ptr(), p.y = y.data_ptr();
+  p.grad_y_stride = matrices_of(grad_y, c.heads), p.y_stride = matrices_of(y, c.heads);
+
+  Tensor grad_q = empty_heads(op, query, sizes_of(query));
+  Tensor grad_k = empty_heads(op, query, sizes_of(key));
+  Tensor grad_v = empty_heads(op, query, sizes_of(value));
+  p.grad_q = grad_q.data_ptr(), p.grad_k = grad_k.data_ptr(), p.grad_v = grad_v.data_ptr();
+  p.grad_q_stride = matrices_of(grad_q, c.heads);
+  p.grad_k_stride = matrices_of(grad_k, c.heads);
+  p.grad_v_stride = matrices_of(grad_v, c.heads);
+
+  Tensor grad_mask = mask_gradient(op, p, c, mask, query, mask_grad);
+  if (p.matrices > 0) {
+    launch(p, Context(query).stream);
+  } else {
+    torch::stable::zero_(grad_mask);  // of an empty batch; the others are empty
+  }
+  return {grad_q, grad_k, grad_v, grad_mask};
+}
+
+}  // namespace
+
+REGISTER_KERNELS(library) {
+  library.impl("attention", TORCH_BOX(&attention));
+  library.impl("attention_inference", TORCH_BOX(&attention_inference));
+  library.impl("attention_backward", TORCH_BOX(&attention_backward));
+}
+
+}  // namespace torchext
