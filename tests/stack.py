@@ -33,6 +33,7 @@ class Everything(nn.Module):
             layers.LocalResponseNorm(3, alpha=0.1),
         )
         self.flat_norm = layers.BatchNorm1d(channels)
+        self.attend = layers.MultiheadAttention(channels, 2, batch_first=True)
         self.activations = nn.ModuleList(
             [
                 layers.ReLU(),
@@ -66,6 +67,8 @@ class Everything(nn.Module):
         y = self.average(self.up(self.mix(y + 2 * picked.view_as(y))))
         y = y + self.along(self.flat_norm(y.flatten(2))).view_as(y)
         y = self.norms(y)
+        tokens = y.flatten(2).transpose(1, 2)
+        y = y + self.attend(tokens, tokens, tokens, need_weights=False)[0].mT.reshape(y.shape)
         y = sum(activation(y) for activation in self.activations)
         return self.head(self.squeeze(y).flatten(1))
 

@@ -223,13 +223,14 @@ def inputs(options, batch=2):
 
 
 def check_twins(ours, theirs, args, **kwargs):
-    got, expected = (m(*args, need_weights=False, **kwargs) for m in (ours, theirs))
-    assert_close(got, expected)
-    parameters = [
-        torch.autograd.grad(y.square().sum(), list(m.parameters()))
-        for m, (y, _) in ((ours, got), (theirs, expected))
-    ]
-    assert_close(*parameters)
+    for weights in ({"need_weights": False}, {}, {"average_attn_weights": False}):
+        got, expected = (m(*args, **weights, **kwargs) for m in (ours, theirs))
+        assert_close(got, expected)
+        parameters = [
+            torch.autograd.grad(y.square().sum(), list(m.parameters()))
+            for m, (y, _) in ((ours, got), (theirs, expected))
+        ]
+        assert_close(*parameters)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -262,12 +263,15 @@ def test_self_attention_is_torchs(options):
     check_twins(ours, theirs, (x, x, x), key_padding_mask=padding)
 
 
-def test_weights_are_torchs_and_that_is_said():
-    ours, theirs = twins()
-    args = inputs({})
-    with pytest.warns(torchext.FallbackWarning, match="need_weights"):
-        got = ours(*args)
-    assert_close(got, theirs(*args))
+def test_dropout_of_weights():
+    ours, _ = twins(dropout=0.5)
+    x = inputs({})[0]
+    _, weights = ours(x, x, x, average_attn_weights=False)
+    assert 0 < (weights == 0).double().mean() < 1
+    with pytest.warns(torchext.FallbackWarning, match="dropout"):
+        ours(x, x, x, need_weights=False)
+    ours.eval()
+    assert_close(ours(x, x, x)[0], ours(x, x, x, need_weights=False)[0])
 
 
 @pytest.mark.parametrize("grad", [False, True])

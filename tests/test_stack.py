@@ -68,8 +68,9 @@ def test_layer_is_torchs(name, arguments):
 def test_every_layer_is_in_the_stack():
     used = {type(layer) for layer in Everything(torchext.nn).modules()}
     layers = [getattr(torchext.nn, name) for name in torchext.nn.__all__]
-    # Losses take two arguments: test_nn_dense.py has them. test_attention.py has its own.
-    elsewhere = (_Loss, torchext.nn.MultiheadAttention, torchext.nn.WindowAttention)
+    # Losses take two arguments: test_nn_dense.py has them. torch.nn has no window attention:
+    # test_attention.py has it.
+    elsewhere = (_Loss, torchext.nn.WindowAttention)
     assert {c for c in layers if isinstance(c, type) and not issubclass(c, elsewhere)} <= used
 
 
@@ -217,6 +218,7 @@ def test_export(strict, grad, tmp_path):
             "torchext.batch_norm",
             f"torchext.group_norm{kind}",
             f"torchext.local_response_norm{kind}",
+            *(f"torchext.{op}{kind}" for op in ("linear", "attention_qkv", "linear")),
             *[f"torchext.activation{kind}"] * 10,
             *[f"torchext.softmax{kind}"] * 2,
             f"torchext.adaptive_avg_pool2d{kind}",

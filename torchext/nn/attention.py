@@ -6,10 +6,12 @@ from torch import nn
 from .._fallback import notice
 from ..ops import window_attention as _windows
 from . import functional as F
+from ._whole import whole
 from .linear import Linear
 
 
 class MultiheadAttention(nn.MultiheadAttention):
+    @whole
     def forward(
         self,
         query,
@@ -21,15 +23,15 @@ class MultiheadAttention(nn.MultiheadAttention):
         average_attn_weights=True,
         is_causal=False,
     ):
-        why_not = self._why_torchs_own(query, key, value, need_weights)
-        if why_not or (is_causal and attn_mask is None):  # the latter torch refuses
-            if why_not:
-                notice("MultiheadAttention", why_not)
+        nested = query.is_nested or key.is_nested or value.is_nested
+        if nested or (is_causal and attn_mask is None):  # the latter torch refuses
+            if nested:
+                notice("MultiheadAttention", "no kernel for nested tensors")
             return super().forward(
                 *(query, key, value, key_padding_mask, need_weights, attn_mask),
                 *(average_attn_weights, is_causal),
             )
-        if is_causal and key_padding_mask is None:
+        if is_causal and key_padding_mask is None and not need_weights:
             attn_mask = None  # is_causal says what is in it
         else:
             is_causal = False
@@ -39,18 +41,13 @@ class MultiheadAttention(nn.MultiheadAttention):
             query, key, value = _transposed(query, key, value)
         elif not batched:
             query, key, value = (x.unsqueeze(0) for x in _same(query, key, value))
-        y = self._attend(query, key, value, mask, is_causal)
+        y, weights = self._attend(query, key, value, mask, is_causal, need_weights)
         y = F.linear(y, self.out_proj.weight, self.out_proj.bias)
-        return y.squeeze(0) if not batched else y if self.batch_first else y.transpose(0, 1), None
-
-    def _why_torchs_own(self, query, key, value, need_weights):
-        if need_weights:
-            return "need_weights=True asks for weights, which the kernel never keeps"
-        if self.training and self.dropout > 0:
-            return "no kernel for dropout"
-        if query.is_nested or key.is_nested or value.is_nested:
-            return "no kernel for nested tensors"
-        return ""
+        if need_weights and average_attn_weights:
+            weights = weights.mean(1)
+        if not batched:
+            return y.squeeze(0), weights.squeeze(0) if need_weights else None
+        return y if self.batch_first else y.transpose(0, 1), weights
 
     def _mask(self, query, key, value, key_padding_mask, attn_mask):
         """Both masks as one for [batch, heads, query, key]: boolean if it may be, True for seen."""
@@ -79,13 +76,15 @@ class MultiheadAttention(nn.MultiheadAttention):
         )
         return first + rest[0] if rest else first
 
-    def _attend(self, query, key, value, mask, is_causal):
-        """[batch, length, embed_dim], before the output's projection."""
+    def _attend(self, query, key, value, mask, is_causal, need_weights):
+        """([batch, length, embed_dim] before the output's projection, weights or None)"""
         heads = self.num_heads, self.head_dim
+        dropout = self.dropout if self.training else 0.0
         packed = query is key and key is value and self._qkv_same_embed_dim
-        if packed and self.bias_k is None and not self.add_zero_attn:
+        plain = self.bias_k is None and not self.add_zero_attn and dropout == 0
+        if packed and plain and not need_weights:
             qkv = F.linear(query, self.in_proj_weight, self.in_proj_bias)
-            return F.attention_qkv(qkv.unflatten(2, (3, *heads)), mask, is_causal)
+            return F.attention_qkv(qkv.unflatten(2, (3, *heads)), mask, is_causal), None
         if self._qkv_same_embed_dim:
             weights = self.in_proj_weight.chunk(3)
         else:
@@ -100,8 +99,21 @@ class MultiheadAttention(nn.MultiheadAttention):
         if self.add_zero_attn:
             k, v = (nn.functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
         q, k, v = (x.unflatten(2, heads).transpose(1, 2) for x in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
-        return y.transpose(1, 2).flatten(2)
+        weights = None
+        if need_weights:  # which the kernel never keeps
+            weights = F.dropout(_weights(q, k, mask), dropout, dropout > 0)
+            y = weights @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
+        return y.transpose(1, 2).flatten(2), weights
+
+
+def _weights(q, k, mask):
+    scores = q * q.shape[-1] ** -0.5 @ k.mT
+    if mask is not None:
+        boolean = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -torch.inf) if boolean else scores + mask
+    return F.softmax(scores, -1)
 
 
 def _same(query, key, value):
@@ -145,6 +157,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", _relative_position_index(h, w))
 
+    @whole
     def forward(self, x):
         H, W = x.shape[1:3]
         h, w = self.window_size
