@@ -9,10 +9,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from ..case import Case
-
-SIZE = {"float32": 4, "bfloat16": 2}
-SHORT = {"float32": "f32", "bfloat16": "bf16"}
+from ..case import SHORT, SIZE, Case
 
 # (model, heads, tokens, columns of a head)
 PLAIN = [("vit_b_16", 12, 197, 64), ("long", 12, 1024, 64)]
