@@ -184,31 +184,17 @@ def judge(what, kernel, cubin, shared, limits, wide):
         yield f"{what}: {kernel}: of {wide} only {sorted(accesses)}"
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    """(complaints, names of the kernels) of each architecture."""
-    folder = tmp_path_factory.mktemp("cubins")
+@pytest.mark.parametrize("arch", ARCHS)
+def test_machine_code(arch, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, "-W", "ignore", __file__]
-    processes = [
-        subprocess.Popen([*command, str(arch), str(folder)], env=environment) for arch in ARCHS
-    ]
-    codes = [process.wait() for process in processes]
-    assert not any(codes)
-    return [json.loads((folder / f"{arch}.json").read_text()) for arch in ARCHS]
-
-
-def test_machine_code(judged):
-    complaints = [complaint for found, _ in judged for complaint in found]
+    command = [sys.executable, "-W", "ignore", __file__, str(arch), str(tmp_path)]
+    subprocess.run(command, env=environment, check=True)
+    complaints, judged = json.loads((tmp_path / f"{arch}.json").read_text())
     assert not complaints, "\n".join(complaints)
-
-
-def test_every_kernel_is_judged(judged):
     files = Path(__file__).parent.parent.glob("triton_kernels/*.py")
     text = "".join(file.read_text() for file in files)
-    for _, kernels in judged:
-        assert set(kernels) == set(re.findall(r"def (\w+_kernel)\(", text))
+    assert set(judged) == set(re.findall(r"def (\w+_kernel)\(", text))
 
 
 if __name__ == "__main__":

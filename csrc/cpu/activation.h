@@ -107,7 +107,7 @@ INLINE V derivative_from_result(Activation activation, V y) {
   }
 }
 
-// The derivative at the input x.
+// The derivative at x: what activation() saved, the result of sigmoid and tanh, else the input.
 template <class V>
 INLINE V derivative(Activation activation, V x) {
   using F = LaneOf<V>;
@@ -117,14 +117,6 @@ INLINE V derivative(Activation activation, V x) {
       return (x > 0) & (x < 6) ? one : zero;  // 0 at NaN, unlike relu: so it is in torch
     case Activation::elu:
       return x <= 0 ? vexp(x) : x != x ? x : one;
-    case Activation::sigmoid: {
-      const V e = vexp(-absolute(x));  // nothing cancels, unlike in 1 - y
-      return e / ((e + 1) * (e + 1));
-    }
-    case Activation::tanh: {
-      const V e = vexp(absolute(x) * -2);
-      return e * 4 / ((e + 1) * (e + 1));
-    }
     case Activation::silu: {
       const V s = vsigmoid(x);
       return s * (x * (1 - s) + 1);
@@ -143,7 +135,7 @@ INLINE V derivative(Activation activation, V x) {
       return x <= -3 ? zero : x >= 3 ? one : x / 3 + F(0.5);
     case Activation::hardsigmoid:
       return (x > -3) & (x < 3) ? one / 6 : zero;
-    default:  // relu and its like: the result has the sign of x, and is 6 from 6 on
+    default:  // relu and its like: the result has the sign of the input
       return derivative_from_result(activation, x);
   }
 }

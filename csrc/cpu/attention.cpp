@@ -6,11 +6,6 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-template <class V>
-INLINE V larger(V a, V b) {
-  return b > a ? b : a;
-}
-
 // Rows' s = exp(s - maximum), and their maxima, sums, and what becomes of earlier sums.
 template <class F, int R>
 static void soften(F* s, int64_t count, F* maximum, F* sum, F* keep) {

@@ -5,7 +5,7 @@
 #include "attention.h"
 #include "gemm.h"
 #include "math.h"
-#include "vec.h"
+#include "rows.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
@@ -218,40 +218,9 @@ static void mask_scores(const AttentionShape& p, int64_t index, int64_t t, int64
   for (int64_t j = count; j < padded<F>(count); ++j) s[j] = -kInfinity;
 }
 
-// exp(x) for the x <= 0, or hardly more, of probabilities; 0 where it would not be a normal number:
-// such numbers are slow, and windows rolled apart (-100) would be full of them.
-template <class V>
-INLINE V probability(V x) {
-  constexpr LaneOf<V> kLeast = kIsDouble<V> ? -708 : -87;
-  const Exponent<V> e = exponent_of(at_least(x, kLeast));
-  const V y = (e.fraction + 1) * power_of_two<V>(e.n);
-  return x < kLeast ? V{} : y;
-}
-
 // Keys that queries before `end` see.
 INLINE int64_t keys_seen(const AttentionShape& p, int64_t end) {
   return p.causal ? min_of(p.Lk, end) : p.Lk;
-}
-
-// The lanes as one number, by halves: one after another, each would wait for the last.
-template <int From, class V, int... K>
-INLINE auto lanes_from(V v, Lanes<K...>) {
-  return __builtin_shufflevector(v, v, (From + K)...);
-}
-template <class V, class Function>
-INLINE LaneOf<V> reduce(V v, Function function) {
-  constexpr int kHalf = sizeof(V) / sizeof(v[0]) / 2;
-  using Half = typename FirstLanes<kHalf>::type;
-  const auto half = function(lanes_from<0>(v, Half{}), lanes_from<kHalf>(v, Half{}));
-  if constexpr (kHalf == 1) {
-    return half[0];
-  } else {
-    return reduce(half, function);
-  }
-}
-template <class V>
-INLINE LaneOf<V> sum_of_lanes(V v) {
-  return reduce(v, [](auto a, auto b) { return a + b; });
 }
 
 }  // namespace

@@ -22,7 +22,18 @@ INLINE RowVector<T> load_row(const T* p, Whole) {
 template <class T>
 INLINE RowVector<T> load_row(const T* p, Part part) {  // the other lanes are 0
   T lanes[kLanes<T>] = {};
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 2) {
+    const __m256i v = _mm256_maskz_loadu_epi16((1u << part.lanes) - 1, p);
+    __builtin_memcpy(lanes, &v, sizeof v);
+  } else {
+    const __m512i v = sizeof(T) == 4 ? _mm512_maskz_loadu_epi32((1u << part.lanes) - 1, p)
+                                     : _mm512_maskz_loadu_epi64((1u << part.lanes) - 1, p);
+    __builtin_memcpy(lanes, &v, sizeof v);
+  }
+#else
   for (int64_t k = 0; k < part.lanes; ++k) lanes[k] = p[k];
+#endif
   return load<kLanes<T>>(lanes);
 }
 
@@ -34,7 +45,14 @@ template <class T>
 INLINE void store_row(T* p, RowVector<T> v, Part part) {
   T lanes[kLanes<T>];
   store<kLanes<T>>(lanes, v);
+#ifdef __AVX512F__
+  const uint32_t mask = (1u << part.lanes) - 1;
+  if constexpr (sizeof(T) == 2) return _mm256_mask_storeu_epi16(p, mask, bit_copy<__m256i>(lanes));
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(p, mask, bit_copy<__m512i>(lanes));
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(p, mask, bit_copy<__m512i>(lanes));
+#else
   for (int64_t k = 0; k < part.lanes; ++k) p[k] = lanes[k];
+#endif
 }
 
 // The vector, its lanes beyond the row made `other`.
@@ -42,31 +60,58 @@ template <class V>
 INLINE V masked(V v, Whole, double = 0) {
   return v;
 }
+template <class V, int... K>
+INLINE V masked(V v, Part part, double other, Lanes<K...>) {
+  using I = decltype(v < v);
+  return I{K...} < static_cast<decltype(I{}[0] + 0)>(part.lanes) ? v : V{} + static_cast<decltype(v[0] + v[0])>(other);
+}
 template <class V>
 INLINE V masked(V v, Part part, double other = 0) {
-  for (int64_t k = part.lanes; k < int64_t(sizeof(V) / sizeof(v[0])); ++k) v[k] = other;
-  return v;
+  return masked(v, part, other, typename FirstLanes<sizeof(V) / sizeof(v[0])>::type{});
 }
 
+// The lanes as one number, by halves: one after another, each would wait for the last.
+template <int From, class V, int... K>
+INLINE auto lanes_from(V v, Lanes<K...>) {
+  return __builtin_shufflevector(v, v, (From + K)...);
+}
+template <class V, class Function>
+INLINE auto reduce(V v, Function function) {
+  constexpr int kHalf = sizeof(V) / sizeof(v[0]) / 2;
+  using Half = typename FirstLanes<kHalf>::type;
+  const auto half = function(lanes_from<0>(v, Half{}), lanes_from<kHalf>(v, Half{}));
+  if constexpr (kHalf == 1) {
+    return half[0];
+  } else {
+    return reduce(half, function);
+  }
+}
 template <class V>
 INLINE auto sum_of_lanes(V v) {
-  auto sum = v[0];
-  for (int k = 1; k < int(sizeof(V) / sizeof(v[0])); ++k) sum += v[k];
-  return sum;
+  return reduce(v, [](auto a, auto b) { return a + b; });
 }
 
-// The sum over a row of function(k, Whole or Part), a vector each.
-template <class T, class Function>
-INLINE Compute<T> sum_over_row(int64_t count, Function function) {
+// combine() of function(k, Whole or Part), a vector each, over a row; `neutral` changes nothing.
+template <class T, class Function, class Combine>
+INLINE Compute<T> fold_row(int64_t count, Compute<T> neutral, Function function, Combine combine) {
   constexpr int N = kLanes<T>;
-  RowVector<T> sum[4] = {};  // so that additions need not wait for each other
+  RowVector<T> so_far[4];  // which need not wait for each other
+  for (auto& v : so_far) v = RowVector<T>{} + neutral;
   int64_t k = 0;
   for (; k + 4 * N <= count; k += 4 * N) {
-    for (int u = 0; u < 4; ++u) sum[u] += function(k + u * N, Whole{});
+    for (int u = 0; u < 4; ++u) so_far[u] = combine(so_far[u], function(k + u * N, Whole{}));
   }
-  for (; k + N <= count; k += N) sum[0] += function(k, Whole{});
-  if (k < count) sum[1] += masked(function(k, Part{count - k}), Part{count - k});
-  return sum_of_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; k + N <= count; k += N) so_far[0] = combine(so_far[0], function(k, Whole{}));
+  if (k < count) {
+    const Part part{count - k};
+    so_far[1] = combine(so_far[1], masked(function(k, part), part, neutral));
+  }
+  return reduce(combine(combine(so_far[0], so_far[1]), combine(so_far[2], so_far[3])), combine);
+}
+
+template <class T, class Function>
+INLINE Compute<T> sum_over_row(int64_t count, Function function) {
+  return fold_row<T>(count, 0, function, [](auto a, auto b) { return a + b; });
 }
 
 // function(k, Whole or Part) for each vector of a row of `count` elements; it starts at element k.

@@ -11,15 +11,25 @@ namespace {
 template <class T>
 static void forward(const Softmax& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
+  F buffer[2048];
   for (int64_t n = begin; n < end; ++n) {
     const T* x = static_cast<const T*>(p.x) + n * p.size * p.inner;
     T* y = static_cast<T*>(p.y) + n * p.size * p.inner;
     if (p.inner == 1) {
-      const auto e = exponentials_of_row(x, p.size);
-      const F log_sum = log_of(e.sum);
+      F* kept = nullptr;  // where exponentials wait for their sum: in y, unless it would round them
+      if constexpr (sizeof(T) == sizeof(F)) {
+        if (!p.log) kept = y;
+      } else {
+        if (!p.log && p.size * sizeof(F) <= sizeof buffer) kept = buffer;
+      }
+      const auto e = exponentials_of_row(x, p.size, [&](int64_t k, auto v, auto part) {
+        if (kept != nullptr) store_row(kept + k, v, part);
+      });
+      const F log_sum = log_of(e.sum), factor = 1 / e.sum;
       for_each_vector<T>(p.size, [&](int64_t k, auto part) {
+        if (kept != nullptr) return store_row(y + k, load_row(kept + k, part) * factor, part);
         const auto v = load_row(x + k, part) - e.largest;
-        store_row(y + k, p.log ? v - log_sum : vexp(v) / e.sum, part);
+        store_row(y + k, p.log ? v - log_sum : probability(v) * factor, part);
       });
       continue;
     }
@@ -28,7 +38,7 @@ static void forward(const Softmax& p, int64_t begin, int64_t end) {
       const auto log_sum = vlog(e.sum);
       for (int64_t k = i; k < p.size * p.inner; k += p.inner) {
         const auto v = load_row(x + k, part) - e.largest;
-        store_row(y + k, p.log ? v - log_sum : vexp(v) / e.sum, part);
+        store_row(y + k, p.log ? v - log_sum : probability(v) / e.sum, part);
       }
     });
   }

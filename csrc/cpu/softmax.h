@@ -8,28 +8,23 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-template <class V>
-INLINE V larger(V a, V b) {
-  return b > a ? b : a;
-}
-
 template <class F>
 struct Exponentials {
   F largest, sum;  // sum of exp(x - largest)
 };
 
-template <class T>
-INLINE Exponentials<Compute<T>> exponentials_of_row(const T* x, int64_t size) {
+// keep(k, exp(x[k] - largest), Whole or Part) sees each vector of exponentials.
+template <class T, class Keep>
+INLINE Exponentials<Compute<T>> exponentials_of_row(const T* x, int64_t size, Keep keep) {
   using F = Compute<T>;
-  constexpr F kLeast = -__builtin_inf();
-  RowVector<T> most = RowVector<T>{} + kLeast;
-  for_each_vector<T>(size, [&](int64_t k, auto part) {
-    most = larger(most, masked(load_row(x + k, part), part, kLeast));
+  const F largest = fold_row<T>(
+      size, -__builtin_inf(), [&](int64_t k, auto part) { return load_row(x + k, part); },
+      [](auto a, auto b) { return larger(a, b); });
+  const F sum = sum_over_row<T>(size, [&](int64_t k, auto part) {
+    const RowVector<T> e = probability(load_row(x + k, part) - largest);
+    keep(k, e, part);
+    return e;
   });
-  F largest = most[0];
-  for (int k = 1; k < kLanes<T>; ++k) largest = most[k] > largest ? most[k] : largest;
-  const F sum = sum_over_row<T>(
-      size, [&](int64_t k, auto part) { return vexp(load_row(x + k, part) - largest); });
   return {largest, sum};
 }
 
@@ -38,7 +33,7 @@ INLINE Exponentials<RowVector<T>> exponentials_of_columns(const T* x, int64_t si
                                                           Part part) {
   RowVector<T> largest = load_row(x, part), sum{};
   for (int64_t k = 1; k < size; ++k) largest = larger(largest, load_row(x + k * step, part));
-  for (int64_t k = 0; k < size; ++k) sum += vexp(load_row(x + k * step, part) - largest);
+  for (int64_t k = 0; k < size; ++k) sum += probability(load_row(x + k * step, part) - largest);
   return {largest, sum};
 }
 

@@ -25,8 +25,11 @@ DECOMPOSITIONS = {
 KINDS = {name: kind for kind, name in enumerate(DECOMPOSITIONS)}
 _BY_KIND = tuple(DECOMPOSITIONS.values())
 
+# Whose gradient is told from the result: cheaper than from the input.
+FROM_RESULT = (KINDS["sigmoid"], KINDS["tanh"])
+
 # Not all are ATen's own: some of those can't be differentiated again, round 1/6 to float even in
-# float64, treat NaN by its place in a vector, or cancel where they are all but 0.
+# float64, or treat NaN by its place in a vector.
 _BACKWARD = (
     lambda g, x: aten.clone(g),
     lambda g, x: aten.threshold_backward(g, x, 0),
@@ -36,8 +39,8 @@ _BACKWARD = (
     lambda g, x: g * torch.sigmoid(x) * (1 + x * (1 - torch.sigmoid(x))),
     aten.gelu_backward,
     lambda g, x: aten.gelu_backward(g, x, approximate="tanh"),
-    lambda g, x: g * torch.sigmoid(x) * torch.sigmoid(-x),
-    lambda g, x: g * 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x),
+    aten.sigmoid_backward,
+    aten.tanh_backward,
     lambda g, x: torch.where(x <= -3, 0.0, torch.where(x >= 3, g, g * (x / 3 + 0.5))),
     lambda g, x: torch.where((x > -3) & (x < 3), g / 6, 0.0),
     lambda g, x: torch.where(x != x, 0.0, aten.hardtanh_backward(g, x, 0.0, 0.0)),  # zeros
@@ -53,7 +56,7 @@ def activate(x, kind):
 
 
 def activate_backward(grad_y, x, kind):
-    """grad_y times the activation's derivative at its input x."""
+    """grad_y times the activation's derivative at x: its result if FROM_RESULT, else its input."""
     return _BACKWARD[kind](grad_y, x)
 
 

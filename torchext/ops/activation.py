@@ -1,6 +1,6 @@
 """activation: one of the functions of _activation.py, element by element."""
 
-from ._activation import KINDS, activate, activate_backward, check_kind
+from ._activation import FROM_RESULT, KINDS, activate, activate_backward, check_kind
 from ._dense import check_dtype, check_like, empty_as
 from ._op import Op
 
@@ -25,7 +25,7 @@ def _fake_backward(grad_y, x, kind):
 
 def _save(ctx, inputs, output):
     x, ctx.kind = inputs
-    ctx.save_for_backward(x)
+    ctx.save_for_backward(output if ctx.kind in FROM_RESULT else x)
 
 
 def _backward(ctx, grad_y):
