@@ -9,18 +9,24 @@ namespace {
 
 constexpr int64_t kBlockPixels = 448;  // whose a and b stay in L2 for all tiles of a piece
 
-// One tile of sums over a block of lines, added to what the blocks before left in memory.
+// Some lines, or, of long ones, a part of one.
+struct Pixels {
+  int64_t line_begin, line_end, column, columns;
+};
+
+// One tile of sums over a block, added to what the blocks before left in memory.
 template <class F, int R>
-INLINE void add_block(const Outer& p, const F* a, const F* b, int64_t line_begin, int64_t line_end,
-                      F* sums, int64_t columns) {
+INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixels, F* sums,
+                      int64_t columns) {
   constexpr int N = kLanes<F>;
   Tile<F, R> sum = {};
-  for (int64_t line = line_begin; line < line_end; ++line) {
+  a += pixels.column * p.a_column, b += pixels.column * p.b_column;
+  for (int64_t line = pixels.line_begin; line < pixels.line_end; ++line) {
     const int64_t image = line / p.rows, row = line % p.rows;
     multiply<F, R>(a + (image * p.a_image + row * p.a_row), 1, p.a_column,
-                   b + (image * p.b_image + row * p.b_row), p.b_column, p.columns, sum);
+                   b + (image * p.b_image + row * p.b_row), p.b_column, pixels.columns, sum);
   }
-  const bool first = line_begin == 0;
+  const bool first = pixels.line_begin == 0 && pixels.column == 0;
   for (int i = 0; i < R; ++i) {
     F* to = sums + i * p.sums_m;
     if (columns == kTileColumns<F>) {
@@ -47,15 +53,20 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
     F* sums = static_cast<F*>(p.sums) + (g * p.sums_group + segment * p.sums_segment);
     const F* a = static_cast<const F*>(p.a) + g * p.a_group;
     const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
-    for (int64_t line = 0; line < lines || line == 0; line += lines_each) {
+    const auto add = [&](const Pixels& pixels) {
       for (int64_t m = m_begin; m < m_end; m += kTileRows) {
         with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {
           for (int64_t n = 0; n < p.N; n += kTileColumns<F>) {
-            add_block<F, decltype(r)::value>(
-                p, a + m, b + n, line, min_of(lines, line + lines_each), sums + m * p.sums_m + n,
-                min_of(int64_t{kTileColumns<F>}, p.N - n));
+            add_block<F, decltype(r)::value>(p, a + m, b + n, pixels, sums + m * p.sums_m + n,
+                                             min_of(int64_t{kTileColumns<F>}, p.N - n));
           }
         });
+      }
+    };
+    for (int64_t line = 0; line < lines || line == 0; line += lines_each) {
+      const int64_t line_end = min_of(lines, line + lines_each);
+      for (int64_t column = 0; column < p.columns || column == 0; column += kBlockPixels) {
+        add({line, line_end, column, min_of(kBlockPixels, p.columns - column)});
       }
     }
   }

@@ -130,6 +130,14 @@ static void pack(const Panels& p, int64_t begin, int64_t end) {
         pack_turned(segment, p.w_n, p.K, columns, rows, p.K, 1, 0);
         continue;
       }
+      if (p.w_n == 1 && columns == P) {
+        for (int64_t k = 0; k < p.K; ++k) {
+          for (int64_t n = 0; n < P; n += kLanes<T>) {
+            store<kLanes<T>>(rows + k * P + n, load<kLanes<T>>(segment + k * p.w_k + n));
+          }
+        }
+        continue;
+      }
       for (int64_t k = 0; k < p.K; ++k) {
         for (int64_t n = 0; n < columns; ++n) {
           rows[k * P + n] = widened(segment + (k * p.w_k + n * p.w_n));
