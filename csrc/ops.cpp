@@ -62,4 +62,22 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("window_attention(Tensor qkv, Tensor table, Tensor index, int[2] window_size, int[2] shift_size, float? scale) -> (Tensor, Tensor)");
   library.def("window_attention_inference(Tensor qkv, Tensor table, Tensor index, int[2] window_size, int[2] shift_size, float? scale) -> Tensor");
   library.def("window_attention_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor qkv, Tensor table, Tensor index, Tensor y, Tensor logsumexp, int[2] window_size, int[2] shift_size, float? scale) -> (Tensor, Tensor)");
+  library.def("lstm(Tensor input, Tensor hx, Tensor cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("lstm_inference(Tensor input, Tensor hx, Tensor cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse) -> (Tensor, Tensor, Tensor)");
+  library.def("lstm_backward(Tensor grad_y, Tensor? grad_hy, Tensor? grad_cy, Tensor input, Tensor hx, Tensor cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("lstm_cell(Tensor input, Tensor hx, Tensor cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh) -> (Tensor, Tensor, Tensor)");
+  library.def("lstm_cell_inference(Tensor input, Tensor hx, Tensor cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh) -> (Tensor, Tensor)");
+  library.def("lstm_cell_backward(Tensor grad_hy, Tensor? grad_cy, Tensor input, Tensor hx, Tensor cx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("gru(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse) -> (Tensor, Tensor, Tensor)");
+  library.def("gru_inference(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse) -> (Tensor, Tensor)");
+  library.def("gru_backward(Tensor grad_y, Tensor? grad_hy, Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("gru_cell(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh) -> (Tensor, Tensor)");
+  library.def("gru_cell_inference(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh) -> Tensor");
+  library.def("gru_cell_backward(Tensor grad_hy, Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("rnn(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse, bool relu) -> (Tensor, Tensor, Tensor)");
+  library.def("rnn_inference(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse, bool relu) -> (Tensor, Tensor)");
+  library.def("rnn_backward(Tensor grad_y, Tensor? grad_hy, Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, int[] batch_sizes, bool reverse, bool relu, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("rnn_cell(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, bool relu) -> (Tensor, Tensor)");
+  library.def("rnn_cell_inference(Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, bool relu) -> Tensor");
+  library.def("rnn_cell_backward(Tensor grad_hy, Tensor input, Tensor hx, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, bool relu, Tensor saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -97,4 +97,8 @@ INTERPRETED = {
     "one-token",
     "one-matrix",
     "grouped",
+    "tiny",
+    "tiny-reversed",
+    "tiny-packed",
+    "tiny-biasless",
 }

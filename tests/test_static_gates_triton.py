@@ -116,6 +116,11 @@ LAUNCHES = (
         for op in ("attention", "attention_backward")
         for attention in (_VIT, _SWIN)
     ),
+    *(
+        Launch(f"{kind}_cell{way}", (8, 128), (256, True), wide=(), tensors=TENSORS[::2])
+        for kind in ("lstm", "gru", "rnn")
+        for way in ("", "_inference", "_backward")
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from . import (
     linear,
     local_response_norm,
     max_pool2d,
+    recurrent,
     softmax,
 )
 
@@ -35,6 +36,7 @@ _FILES = (
     linear,
     local_response_norm,
     max_pool2d,
+    recurrent,
     softmax,
 )
 KERNELS = {op: function for file in _FILES for op, function in file.KERNELS.items()}

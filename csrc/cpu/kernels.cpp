@@ -16,6 +16,7 @@
 #include "outer.h"
 #include "pool2d.h"
 #include "product.h"
+#include "recurrent.h"
 #include "window_bias.h"
 
 namespace torchext {
@@ -120,6 +121,8 @@ using cpu::Outer;
 using cpu::OuterSums;
 using cpu::Panels;
 using cpu::Product;
+using cpu::RecurrentStep;
+using cpu::RecurrentStepBackward;
 using cpu::WindowBias;
 using cpu::WindowBiasGradient;
 CPU_KERNEL(ChannelMoments)
@@ -139,6 +142,8 @@ CPU_KERNEL(ColumnSums)
 CPU_KERNEL(Depthwise)
 CPU_KERNEL(DepthwiseWeight)
 CPU_KERNEL(Dots)
+CPU_KERNEL(RecurrentStep)
+CPU_KERNEL(RecurrentStepBackward)
 
 }  // namespace torchext
 
