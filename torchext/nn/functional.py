@@ -44,6 +44,16 @@ from ._dense import (  # noqa: F401 - they belong to this module's interface
     softmax,
     tanh,
 )
+from ._recurrent import (  # noqa: F401
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    rnn_relu,
+    rnn_relu_cell,
+    rnn_tanh,
+    rnn_tanh_cell,
+)
 
 
 def _pair(value):
