@@ -34,6 +34,13 @@ class Everything(nn.Module):
         )
         self.flat_norm = layers.BatchNorm1d(channels)
         self.attend = layers.MultiheadAttention(channels, 2, batch_first=True)
+        self.sequences = nn.ModuleList(
+            layer(channels, channels, batch_first=True)
+            for layer in (layers.LSTM, layers.GRU, layers.RNN)
+        )
+        self.cells = nn.ModuleList(
+            cell(channels, channels) for cell in (layers.LSTMCell, layers.GRUCell, layers.RNNCell)
+        )
         self.activations = nn.ModuleList(
             [
                 layers.ReLU(),
@@ -69,6 +76,12 @@ class Everything(nn.Module):
         y = self.norms(y)
         tokens = y.flatten(2).transpose(1, 2)
         y = y + self.attend(tokens, tokens, tokens, need_weights=False)[0].mT.reshape(y.shape)
+        few = tokens[:, :3]
+        for layer in self.sequences:
+            few = layer(few)[0]
+        long_term, gated, plain = self.cells
+        h = plain(gated(long_term(few[:, -1])[0]))
+        y = y + h[:, :, None, None]
         y = sum(activation(y) for activation in self.activations)
         return self.head(self.squeeze(y).flatten(1))
 

@@ -1,23 +1,10 @@
 // Products of a few rows with rows of weights that are read where they are, lanes along k.
 #pragma once
 
-#include "vec.h"
+#include "rows.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
-
-// The sum of a vector's lanes, halves first: the same order on every run.
-template <int N, class F>
-INLINE F sum_of_lanes(Vec<F, N> v) {
-  if constexpr (N == 1) {
-    return v[0];
-  } else {
-    Vec<F, N / 2> low, high;
-    __builtin_memcpy(&low, &v, sizeof low);
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-    return sum_of_lanes<N / 2, F>(low + high);
-  }
-}
 
 // Rows as a dot tile reads them: elements are adjacent.
 template <class T>
@@ -44,7 +31,7 @@ INLINE void dot_tile(DotRows<T> x, DotRows<T> w, int64_t K, int64_t m, int64_t n
   }
   for (int i = 0; i < M; ++i) {
     for (int r = 0; r < R; ++r) {
-      F total = sum_of_lanes<N, F>(sum[i][r]);
+      F total = sum_of_lanes(sum[i][r]);
       for (int64_t rest = k; rest < K; ++rest) {
         total += load<1>(x_first + i * x.row + rest)[0] * load<1>(w_first + r * w.row + rest)[0];
       }

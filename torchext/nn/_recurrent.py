@@ -99,7 +99,7 @@ def _projected(x, h, c, weights, projection, batch_sizes, reverse):
     cell = _lstm.lstm_cell if needs_grad else _lstm.lstm_cell_inference
     ys = []
     for step in steps_of(x, batch_sizes)[::order]:
-        n = len(step)
+        n = step.shape[0]
         y, c_new, *_ = cell(step, h[:n], c[:n], *weights)
         y = F.linear(y, projection)
         h, c = torch.cat([y, h[n:]]), torch.cat([c_new, c[n:]])

@@ -40,7 +40,7 @@ def _joined(steps, batch_sizes):
 
 def _over(new, old):
     """The rows of a state: those that have a step get a new one, the others keep theirs."""
-    return new if len(new) == len(old) else torch.cat([new, old[len(new) :]])
+    return new if new.shape[0] == old.shape[0] else torch.cat([new, old[new.shape[0] :]])
 
 
 def recur(forward, x, h, c, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse):
@@ -48,7 +48,7 @@ def recur(forward, x, h, c, w_ih, w_hh, b_ih, b_hh, batch_sizes, reverse):
     order = -1 if reverse else 1
     ys, kept = [], []
     for step in steps_of(F.linear(x, w_ih, b_ih), batch_sizes)[::order]:
-        n = len(step)
+        n = step.shape[0]
         c_now = c if c is None else c[:n]
         y, c_new, saved = forward(step, F.linear(h[:n], w_hh, b_hh), h[:n], c_now)
         h, c = _over(y, h), c if c is None else _over(c_new, c)
@@ -64,15 +64,15 @@ def recur_backward(
     """Gradients of x, h, c and the weights and biases, from those of y, h and c."""
     order = -1 if reverse else 1
     grads = steps_of(grad_y, batch_sizes)[::order]
-    sizes = [len(step) for step in steps_of(x, batch_sizes)]
+    sizes = [step.shape[0] for step in steps_of(x, batch_sizes)]
     kept = saved.split(sizes)[::order]
     h, before = h0, []  # the hidden states before each step
     for step in kept:
-        before.append(h[: len(step)])
+        before.append(h[: step.shape[0]])
         h = _over(step[:, -hidden:], h)
     dxs, drs = [], []
     for step, h, grad in zip(kept[::-1], before[::-1], grads[::-1], strict=True):
-        n = len(step)
+        n = step.shape[0]
         dx, dr, rest, dc_old = backward(step, h, dh[:n] + grad, dc if dc is None else dc[:n])
         through = dr @ w_hh
         dh = _over(through if rest is None else through + rest, dh)
@@ -200,11 +200,11 @@ class Layer:
         grads, args = args[: self.outputs], args[self.outputs : -1]
         tensors, steps, options = self.parts(args)
         x, h, _, w_ih, w_hh, *_ = _widened(tensors)
-        hidden = len(w_ih) // self.gates
+        hidden = w_ih.shape[0] // self.gates
         grad_y, *states = (g if g is None else g.to(x.dtype) for g in grads)
         if not self.sequence:
             states.insert(0, None)  # of h, whose gradient is y's
-        states = [x.new_zeros(len(h), hidden) if g is None else g for g in states]
+        states = [x.new_zeros(h.shape[0], hidden) if g is None else g for g in states]
         dh, dc = states if self.has_c else (*states, None)
         found = recur_backward(
             lambda *now: backward(*now, *options),
