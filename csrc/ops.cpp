@@ -25,6 +25,10 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("linear_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int activation) -> Tensor");
   library.def("linear_backward_input(Tensor grad_y, Tensor? y, Tensor weight, int activation) -> Tensor");
   library.def("linear_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int activation) -> (Tensor, Tensor)");
+  library.def("conv_bn_act(Tensor input, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? running_mean, Tensor? running_var, Tensor? residual, bool training, float momentum, float eps, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("conv_bn_act_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? running_mean, Tensor? running_var, Tensor? residual, bool training, float momentum, float eps, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
+  library.def("conv_bn_act_backward(Tensor grad_y, Tensor z, Tensor? residual, Tensor mean, Tensor rstd, Tensor? gamma, Tensor? beta, bool training, float eps, int activation, bool of_residual) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("depthwise_separable_inference(Tensor input, Tensor weight, Tensor? gamma, Tensor? beta, Tensor mean, Tensor var, float eps, Tensor pointwise_weight, Tensor? pointwise_gamma, Tensor? pointwise_beta, Tensor pointwise_mean, Tensor pointwise_var, float pointwise_eps, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int activation, int pointwise_activation) -> Tensor");
   library.def("activation(Tensor input, int kind) -> Tensor");
   library.def("activation_inference(Tensor input, int kind) -> Tensor");
   library.def("activation_backward(Tensor grad_y, Tensor input, int kind) -> Tensor");

@@ -82,6 +82,8 @@ _BATCH = (True, True, True, True, 0.1, 1e-5)
 _CLASSES = ("classes", False, 1, 0.1)
 _VIT = (8, 12, 197, 64), ((8, 12, 197, 64), 64, None, False, None, False)
 _SWIN = (64, 3, 49, 32), ((64, 3, 49, 32), 32, ("add", (3, 49, 49)), False, None, False)
+_BLOCK = ((64, 64, 3, 3), "gbsr", True, _ONE, _ONE, _ONE, 1, 1)
+_SEPARABLE = ([3, 3], 128, "gbGBr", _ONE, _ONE, _ONE, 2, 2)
 LAUNCHES = (
     Launch("max_pool2d", _STEM, _MAX),
     Launch("max_pool2d", _STEM, _LARGE),
@@ -104,6 +106,11 @@ LAUNCHES = (
         Launch(f"local_response_norm{kind}", (8, 96, 55, 55), (5, 1e-4, 0.75, 1.0), ())
         for kind in ("", "_backward")
     ),
+    *(
+        Launch(f"conv_bn_act{kind}", (8, 64, 56, 56), _BLOCK, (), PRODUCT)
+        for kind in ("", "_inference", "_backward")
+    ),
+    Launch("depthwise_separable_inference", (8, 64, 56, 56), _SEPARABLE, (), PRODUCT),
     *(Launch(f"softmax{kind}", _ROWS, (2, False), ()) for kind in ("", "_backward")),
     *(Launch(f"cross_entropy{kind}", (64, 1000), _CLASSES, ()) for kind in ("", "_backward")),
     Launch("binary_cross_entropy", _STEM, (True, True, True), ()),

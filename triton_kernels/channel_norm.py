@@ -5,6 +5,8 @@ A program sums a tile of [BLOCK_S pixels, BLOCK_C channels], many pixels where t
 memory and many channels where those are. Not timed yet.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,7 @@ from torchext.ops import OPS
 from torchext.ops._dense import compute_dtype
 from torchext.ops._pool2d import is_channels_last
 
+from ._activation import activate, derivative, times_derivative
 from ._rows import is_large, laid_out_as, offsets, widened
 
 BLOCK = 1024
@@ -59,14 +62,30 @@ def _channel_moments_kernel(
 
 
 @triton.jit
+def _gated(g, d, scale, shift, residual, at, inside, activation: tl.constexpr):
+    """g times the activation's derivative at d * scale + shift + residual: what it was given."""
+    if activation == 0:
+        return g
+    else:
+        u = d * scale + shift
+        if residual is not None:
+            u += widened(tl.load(residual + at, inside, 0.0))
+        return times_derivative(g, derivative(u, activation), activation)
+
+
+@triton.jit
 def _channel_sums_kernel(
     g,
     x,
     mean,
+    scale,  # the forward op's, for the activation's derivative
+    shift,
+    residual,
     of_g,
     of_products,
     C,
     S,
+    activation: tl.constexpr,
     channels_last: tl.constexpr,
     large: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -75,14 +94,19 @@ def _channel_sums_kernel(
     s = tl.arange(0, BLOCK_S)[:, None]
     _, channel, there = _tile(C, S, channels_last, large, 0, BLOCK_C)
     m = tl.load(mean + channel, there, 0.0)
+    a, b = m, m
+    if activation != 0:
+        a = tl.load(scale + channel, there, 0.0)
+        b = tl.load(shift + channel, there, 0.0)
     sums = widened(tl.zeros([BLOCK_S, BLOCK_C], mean.dtype.element_ty))
     products = sums
     for first in range(0, S, BLOCK_S):
         at, _, inside = _tile(C, S, channels_last, large, first + s, BLOCK_C)
         inside = inside & (first + s < S)
         v = widened(tl.load(g + at, inside, 0.0))
-        sums += v
         d = tl.where(inside, widened(tl.load(x + at, inside, 0.0)) - m, 0.0)
+        v = tl.where(inside, _gated(v, d, a, b, residual, at, inside, activation), 0.0)
+        sums += v
         products += v * d
     tl.store(of_g + channel, tl.sum(sums, axis=0, keep_dims=True), there)
     tl.store(of_products + channel, tl.sum(products, axis=0, keep_dims=True), there)
@@ -97,27 +121,56 @@ def _channel_affine_kernel(
     g_scale,
     shift,
     y,
+    forward_shift,
+    residual,
+    gated,
     count,
     C,
     S,
+    activation: tl.constexpr,
+    gate_activation: tl.constexpr,
     channels_last: tl.constexpr,
     large: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """y = (x - mean) * scale + g * g_scale + shift; without x, or g, their terms are missing."""
+    """y = act((x - mean) * scale + g * g_scale + shift); without scale, or g, their terms are
+    missing; without g_scale it is 1. With a gate, of a forward op of scale g_scale, g passes it
+    first, and is stored."""
     k, inside = offsets(count, large, BLOCK)
     channel = k // (C * S) * C + k % C if channels_last else k // S
     v = tl.load(shift + channel, inside, 0.0)
+    d = v
     if x is not None:
         d = widened(tl.load(x + k, inside, 0.0)) - tl.load(mean + channel, inside, 0.0)
+    if scale is not None:
         v += d * tl.load(scale + channel, inside, 0.0)
     if g is not None:
         of_g = widened(tl.load(g + k, inside, 0.0))
-        v += of_g * tl.load(g_scale + channel, inside, 0.0)
-    tl.store(y + k, v, inside)
+        if g_scale is not None:
+            s = tl.load(g_scale + channel, inside, 0.0)
+            if gate_activation != 0:
+                b = tl.load(forward_shift + channel, inside, 0.0)
+                of_g = _gated(of_g, d, s, b, residual, k, inside, gate_activation)
+            if gated is not None:
+                tl.store(gated + k, of_g, inside)
+            of_g *= s
+        v += of_g
+    tl.store(y + k, activate(v, activation), inside)
 
 
-class _Layout:
+class Gate(NamedTuple):
+    """The activation of the forward op that a gradient passes first, and its operands."""
+
+    activation: int = 0
+    shift: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    gated: torch.Tensor | None = None  # where the gradient behind it goes, or None
+
+
+NO_GATE = Gate()
+
+
+class Layout:
     """How x lies in memory, and the launches over it."""
 
     def __init__(self, x):
@@ -132,12 +185,13 @@ class _Layout:
     def arrays(self):
         return torch.empty(2, self.N, self.C, dtype=self.dtype, device=self.x.device)
 
-    def sum(self, kernel, *tensors):
+    def sum(self, kernel, *tensors, how=()):
         """Two sums over each channel of each image, in float64."""
         sums = self.arrays()
         grid = (self.N, triton.cdiv(self.C, self.tile[1]))
         if self.N:
-            kernel[grid](*tensors, sums[0], sums[1], self.C, self.S, *self.how, *self.tile)
+            sizes = (self.C, self.S)
+            kernel[grid](*tensors, sums[0], sums[1], *sizes, *how, *self.how, *self.tile)
         return sums.double()
 
     def spread(self, statistics):
@@ -146,12 +200,14 @@ class _Layout:
             statistics = statistics.repeat_interleave(self.C // statistics.shape[1], 1)
         return statistics.to(self.dtype).expand(self.N, self.C).contiguous()
 
-    def apply(self, y, x, mean, scale, g, g_scale, shift):
-        arrays = [None if t is None else self.spread(t) for t in (mean, scale, g_scale, shift)]
-        mean, scale, g_scale, shift = arrays
+    def apply(self, y, x, mean, scale, g, g_scale, shift, activation=0, gate=NO_GATE):
+        arrays = (mean, scale, g_scale, shift, gate.shift)
+        arrays = [None if t is None else self.spread(t) for t in arrays]
+        mean, scale, g_scale, shift, forward_shift = arrays
         if count := y.numel():
             _channel_affine_kernel[(triton.cdiv(count, BLOCK),)](
-                *(x, mean, scale, g, g_scale, shift, y, count, self.C, self.S, *self.how, BLOCK)
+                *(x, mean, scale, g, g_scale, shift, y, forward_shift, gate.residual, gate.gated),
+                *(count, self.C, self.S, activation, gate.activation, *self.how, BLOCK),
             )
 
 
@@ -161,10 +217,11 @@ def _over_sets(t, groups, weight=None):
     return t.unflatten(1, (groups, -1)).sum(2) if groups else t.sum(0)
 
 
-def _normalise(layout, y, mean, rstd, weight, bias):
+def normalise(layout, y, mean, rstd, weight, bias, residual=None, activation=0):
     w = torch.ones_like(layout.spread(rstd)) if weight is None else weight.reshape(-1)
     b = torch.zeros_like(w) if bias is None else bias.reshape(-1)
-    layout.apply(y, layout.x, mean, layout.spread(rstd) * layout.spread(w), None, None, b)
+    scale = layout.spread(rstd) * layout.spread(w)
+    layout.apply(y, layout.x, mean, scale, residual, None, b, activation)
 
 
 def _moments(layout, groups):
@@ -178,19 +235,17 @@ def _moments(layout, groups):
 
 def group_norm(x, groups, weight, bias, eps):
     y, mean, rstd = OPS["group_norm"].fake(x, groups, weight, bias, eps)
-    layout = _Layout(laid_out_as(y, x))
+    layout = Layout(laid_out_as(y, x))
     of_set, squares, count = _moments(layout, groups)
     mean.copy_(of_set)
     rstd.copy_((squares / count + eps).rsqrt())
-    _normalise(layout, y, mean, rstd, weight, bias)
+    normalise(layout, y, mean, rstd, weight, bias)
     return y, mean, rstd
 
 
-def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps):
-    y, mean, rstd, *new = OPS["batch_norm"].fake(
-        x, weight, bias, running_mean, running_var, training, momentum, eps
-    )
-    layout = _Layout(laid_out_as(y, x))
+def statistics_of_batch(layout, results, running_mean, running_var, training, momentum, eps):
+    """Fills in mean, rstd and the new running statistics."""
+    mean, rstd, *new = results
     if training:
         of_set, squares, count = _moments(layout, 0)
         mean.copy_(of_set)
@@ -201,16 +256,27 @@ def batch_norm(x, weight, bias, running_mean, running_var, training, momentum, e
     else:
         mean.copy_(running_mean)
         rstd.copy_((running_var.double() + eps).rsqrt())
-    _normalise(layout, y, mean, rstd, weight, bias)
-    return y, mean, rstd, *new
 
 
-def _backward(grads, grad_y, x, mean, rstd, groups, weight, training):
+def batch_norm(x, weight, bias, *arguments):
+    y, *results = OPS["batch_norm"].fake(x, weight, bias, *arguments)
+    layout = Layout(laid_out_as(y, x))
+    statistics_of_batch(layout, results, *arguments)
+    normalise(layout, y, *results[:2], weight, bias)
+    return y, *results
+
+
+def backward(grads, grad_y, x, mean, rstd, groups, weight, training, gate=NO_GATE):
     grad_x, grad_weight, grad_bias = grads
-    layout, g = _Layout(laid_out_as(grad_x, x)), laid_out_as(grad_x, grad_y)
+    layout, g = Layout(laid_out_as(grad_x, x)), laid_out_as(grad_x, grad_y)
     w = None if weight is None else weight.reshape(-1)
     spread_mean, spread_rstd = layout.spread(mean), layout.spread(rstd).double()
-    of_g, of_products = layout.sum(_channel_sums_kernel, g, layout.x, spread_mean)
+    g_scale = layout.spread(spread_rstd if w is None else spread_rstd * w)
+    forward = (g_scale, None, None)
+    if gate.activation:
+        forward = (g_scale, layout.spread(gate.shift), gate.residual)
+    tensors = (g, layout.x, spread_mean, *forward)
+    of_g, of_products = layout.sum(_channel_sums_kernel, *tensors, how=(gate.activation,))
     if grad_weight.numel():
         grad_weight.copy_((of_products * spread_rstd).sum(0))
         grad_bias.copy_(of_g.sum(0))
@@ -218,11 +284,9 @@ def _backward(grads, grad_y, x, mean, rstd, groups, weight, training):
     r = rstd.double()
     shift = -r * _over_sets(of_g, groups, w) / max(count, 1)
     scale = -(r**3) * _over_sets(of_products, groups, w) / max(count, 1)
-    g_scale = spread_rstd if w is None else spread_rstd * w
-    if training:
-        layout.apply(grad_x, layout.x, mean, scale, g, g_scale, shift)
-    else:
-        layout.apply(grad_x, None, None, None, g, g_scale, torch.zeros_like(r))
+    if not training:
+        scale, shift = None, torch.zeros_like(r)
+    layout.apply(grad_x, layout.x, mean, scale, g, g_scale, shift, gate=gate)
     return grads
 
 
@@ -230,13 +294,13 @@ def group_norm_backward(grad_y, x, mean, rstd, groups, weight, eps, of_weights):
     arguments = (grad_y, x, mean, rstd, groups, weight, eps, of_weights)
     grads = OPS["group_norm_backward"].fake(*arguments)
     sets = (x.shape[0], groups)
-    return _backward(grads, grad_y, x, mean.view(sets), rstd.view(sets), groups, weight, True)
+    return backward(grads, grad_y, x, mean.view(sets), rstd.view(sets), groups, weight, True)
 
 
 def batch_norm_backward(grad_y, x, mean, rstd, weight, training, eps, of_weights):
     arguments = (grad_y, x, mean, rstd, weight, training, eps, of_weights)
     grads = OPS["batch_norm_backward"].fake(*arguments)
-    return _backward(grads, grad_y, x, mean.view(-1), rstd.view(-1), 0, weight, training)
+    return backward(grads, grad_y, x, mean.view(-1), rstd.view(-1), 0, weight, training)
 
 
 KERNELS = {

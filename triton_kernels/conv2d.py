@@ -1,4 +1,5 @@
-"""conv2d and its gradient of x, which conv_transpose2d is too: y = act(x * w + bias + residual).
+"""conv2d and its gradient of x, which conv_transpose2d is too: y = act(x * w + bias + residual),
+the product times a scale per channel where batch norm is folded into it.
 
 An implicit GEMM over any strides: rows are y's pixels, columns the channels of a group, and the
 sum runs over k = (tap, channel of x), channels fastest. Transposed, the pixels of each residue of
@@ -28,10 +29,14 @@ from ._pool2d import SIZES, at, locate, shape4, strides4, tiled, unrolled, widen
 
 
 @triton.jit
-def _finished(acc, bias, at_bias, residual, at_residual, inside, activation: tl.constexpr):
+def finished(
+    acc, scale, to_c, bias, bias_stride, residual, at_residual, inside, activation: tl.constexpr
+):
     """The epilogue."""
+    if scale is not None:
+        acc *= tl.load(scale + to_c, inside, 0.0)
     if bias is not None:
-        acc += widened(tl.load(bias + at_bias, inside, 0.0))
+        acc += widened(tl.load(bias + to_c * bias_stride, inside, 0.0))
     if residual is not None:
         acc += widened(tl.load(residual + at_residual, inside, 0.0))
     return activate(acc, activation)
@@ -42,6 +47,7 @@ def _conv2d_kernel(
     x,
     gate,  # the result of a fused activation whose gradient x is, or None
     weight,
+    scale,
     bias,
     residual,
     y,
@@ -115,7 +121,7 @@ def _conv2d_kernel(
     to_c = group * OC + o
     inside = (n < N) & (o < OC)
     at_residual = at(n, to_c, oh, ow, residual_stride)
-    acc = _finished(acc, bias, to_c * bias_stride, residual, at_residual, inside, activation)
+    acc = finished(acc, scale, to_c, bias, bias_stride, residual, at_residual, inside, activation)
     tl.store(y + at(n, to_c, oh, ow, y_stride), acc, inside)
 
 
@@ -124,6 +130,7 @@ def _depthwise_kernel(
     x,
     gate,
     weight,
+    scale,
     bias,
     residual,
     y,
@@ -162,7 +169,7 @@ def _depthwise_kernel(
                 factor = tl.load(weight + at(filter, 0, i, j, w_stride), inside, 0.0)
                 acc += widened(v) * widened(factor)
     at_residual = at(n, c, oh, ow, residual_stride)
-    acc = _finished(acc, bias, c * bias_stride, residual, at_residual, inside, activation)
+    acc = finished(acc, scale, c, bias, bias_stride, residual, at_residual, inside, activation)
     tl.store(y + to, acc, inside)
 
 
@@ -180,8 +187,9 @@ def convolve(
     gate=None,
     gate_activation=0,
     transposed=False,
+    scale=None,
 ):
-    """Launches the kernel that suits: y = act(x * weight + bias + residual)."""
+    """Launches the kernel that suits: y = act(x * weight * scale + bias + residual)."""
     if y.numel() == 0:
         return
     N, C, H, W = shape4(x)
@@ -196,7 +204,7 @@ def convolve(
         multiplier = weight.shape[0] // groups
         grid, total, tile = tiled(y, is_channels_last(y), int64)
         _depthwise_kernel[grid](
-            *(x, gate, weight, bias, residual, y, total, OC, H, W, OH, OW, multiplier),
+            *(x, gate, weight, scale, bias, residual, y, total, OC, H, W, OH, OW, multiplier),
             *(x_stride, gate_stride, w_stride, bias_stride, residual_stride),
             *(rows, columns, unrolled(multiplier if transposed else 1), *how, tile),
         )
@@ -213,7 +221,7 @@ def convolve(
     block_m, block_n = block(pixels, block_m), block(OC, block_n)
     tiles = triton.cdiv(pixels, block_m)
     _conv2d_kernel[(triton.cdiv(OC, block_n) * groups * tiles * phases,)](
-        *(x, gate, weight, bias, residual, y, N, C, OC, H, W, OH, OW, groups),
+        *(x, gate, weight, scale, bias, residual, y, N, C, OC, H, W, OH, OW, groups),
         *(x_stride, gate_stride, w_stride, bias_stride, residual_stride, strides4(y)),
         *(rows, columns, tiles, *how, int64, block_m, block_n, block_k),
     )

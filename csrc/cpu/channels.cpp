@@ -2,6 +2,7 @@
 // C adjacent lanes run along the channels and sums go down the pixels.
 #include "channels.h"
 
+#include "activation.h"
 #include "rows.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
@@ -67,35 +68,71 @@ static void moments(const ChannelMoments& p, int64_t begin, int64_t end) {
   }
 }
 
+// Out of line: the derivatives are long.
+template <class V>
+static __attribute__((noinline)) V gate_by_call(Activation activation, V g, V u) {
+  return times_derivative(activation, g, derivative(activation, u));
+}
+
+// The vector of g behind its gate; `of` gives an array's values for its lanes.
+template <class T, class Part, class Of>
+INLINE RowVector<T> gated(const Gate& gate, const void* g, int64_t at, Part part, Of of) {
+  using V = RowVector<T>;
+  const V v = load_row(static_cast<const T*>(g) + at, part);
+  if (gate.activation == Activation::none) return v;
+  V u = V{} + of(gate.shift);
+  u = (load_row(static_cast<const T*>(gate.x) + at, part) - of(gate.mean)) * of(gate.scale) + u;
+  if (gate.residual != nullptr) u += load_row(static_cast<const T*>(gate.residual) + at, part);
+  if (gate.activation == Activation::relu) return u <= 0 ? V{} : v;
+  return gate_by_call(gate.activation, v, u);
+}
+
+// Two sums in one pass.
+template <class V>
+struct Sums {
+  V of_g, of_products;
+  void operator+=(const Sums& more) {
+    of_g += more.of_g;
+    of_products += more.of_products;
+  }
+};
+
+// One vector's part of the two sums.
+template <class T, class Part, class Of>
+INLINE Sums<RowVector<T>> products(const ChannelSums& p, int64_t at, Part part, Of of) {
+  const auto g = masked(gated<T>(p.gate, p.g, at, part, of), part);
+  const auto d = load_row(static_cast<const T*>(p.x) + at, part) - of(p.mean);
+  return {g, masked(g * d, part)};
+}
+
 template <class T>
 static void sums(const ChannelSums& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
   using V = RowVector<T>;
-  const F* means = static_cast<const F*>(p.mean);
   F *all_of_g = static_cast<F*>(p.of_g), *all_of_products = static_cast<F*>(p.of_products);
   if (p.channels_last) {
     for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto part) {
-      const T *x = static_cast<const T*>(p.x) + at, *g = static_cast<const T*>(p.g) + at;
-      const V mean = load_row(means + channel, part);
-      const V of_g =
-          sum_over_pixels<V>(p.S, [&](int64_t s) { return load_row(g + s * p.C, part); });
-      const V of_products = sum_over_pixels<V>(p.S, [&](int64_t s) {
-        return load_row(g + s * p.C, part) * (load_row(x + s * p.C, part) - mean);
-      });
-      store_row(all_of_g + channel, of_g, part);
-      store_row(all_of_products + channel, of_products, part);
+      const auto of = [&](const void* array) {
+        return load_row(static_cast<const F*>(array) + channel, part);
+      };
+      const Sums<V> sum = sum_over_pixels<Sums<V>>(
+          p.S, [&](int64_t s) { return products<T>(p, at + s * p.C, part, of); });
+      store_row(all_of_g + channel, sum.of_g, part);
+      store_row(all_of_products + channel, sum.of_products, part);
     });
     return;
   }
   for (int64_t channel = begin; channel < end; ++channel) {
-    const int64_t at = channel * p.S;
-    const T *x = static_cast<const T*>(p.x) + at, *g = static_cast<const T*>(p.g) + at;
-    const F mean = means[channel];
-    all_of_g[channel] =
-        sum_over_row<T>(p.S, [&](int64_t k, auto part) { return load_row(g + k, part); });
-    all_of_products[channel] = sum_over_row<T>(p.S, [&](int64_t k, auto part) {
-      return load_row(g + k, part) * (load_row(x + k, part) - mean);
+    const auto of = [&](const void* array) { return static_cast<const F*>(array)[channel]; };
+    const auto of_vector = [&](int64_t k, auto part) {
+      return products<T>(p, channel * p.S + k, part, of);
+    };
+    const auto sum = fold_vectors<T>(p.S, Sums<V>{}, of_vector, [](auto a, const auto& b) {
+      a += b;
+      return a;
     });
+    all_of_g[channel] = sum_of_lanes(sum.of_g);
+    all_of_products[channel] = sum_of_lanes(sum.of_products);
   }
 }
 
@@ -106,8 +143,12 @@ INLINE void apply(const ChannelAffine& p, int64_t at, Part part, Of of) {
   if (p.x != nullptr) {
     y = (load_row(static_cast<const T*>(p.x) + at, part) - of(p.mean)) * of(p.scale) + y;
   }
-  if (p.g != nullptr) y += load_row(static_cast<const T*>(p.g) + at, part) * of(p.g_scale);
-  store_row(static_cast<T*>(p.y) + at, y, part);
+  if (p.g != nullptr) {
+    const auto g = gated<T>(p.gate, p.g, at, part, of);
+    if (p.to_gated != nullptr) store_row(static_cast<T*>(p.to_gated) + at, g, part);
+    y += g * of(p.g_scale);
+  }
+  store_row(static_cast<T*>(p.y) + at, activate(p.activation, y), part);
 }
 
 template <class T>

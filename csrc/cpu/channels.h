@@ -2,6 +2,7 @@
 // per channel of every element. Per-channel arrays are [N, C], of the type computed in.
 #pragma once
 
+#include "../common/activation.h"
 #include "../op/channel_norm.h"
 #include "pool2d.h"
 
@@ -13,20 +14,42 @@ struct ChannelMoments : Channels {
   void *mean, *squares;
 };
 
+// What becomes of a gradient g: g times the activation's derivative at what the forward op gave it,
+// (x - mean) * scale + shift + residual.
+struct Gate {
+  Activation activation;                            // none: g stays, and nothing else is read
+  const void *x, *mean, *scale, *shift, *residual;  // residual: or null
+};
+
 // of_g[n, c] = sum over s of g; of_products = sum of g * (x - mean[n, c]).
 struct ChannelSums : Channels {
   const void *x, *g, *mean;
   void *of_g, *of_products;
+  Gate gate;  // of g
 };
 
-// y = (x - mean) * scale + g * g_scale + shift; without g, or without x, their terms are missing.
+// y = act((x - mean) * scale + g * g_scale + shift); without g, or without x, their terms are
+// missing.
 struct ChannelAffine : Channels {
   const void *x, *mean, *scale, *g, *g_scale, *shift;
   void* y;
+  Activation activation;
+  Gate gate;       // of g
+  void* to_gated;  // g behind the gate, or null
 };
 
 constexpr int64_t kChannels = 64;  // of one piece of sums in channels_last: whole cache lines
 constexpr int64_t kPixels = 16;    // of one piece of elements in channels_last
+
+// As many images as a batch norm's image may be taken for: in channels_last its pixels follow each
+// other, and more threads can add up smaller ones.
+PLAIN int64_t parts_of_image(const Channels& p) {
+  if (!p.channels_last || p.groups != 0) return 1;
+  for (int64_t parts = ceil_div(p.S, 1024); p.S / parts >= 128; ++parts) {
+    if (p.S % parts == 0) return parts;
+  }
+  return 1;
+}
 
 PLAIN Split split_of_channels(const Channels& p, int64_t cost) {
   return p.channels_last

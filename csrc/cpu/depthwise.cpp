@@ -1,72 +1,20 @@
-// Depthwise convolution, compiled once per ISA: a few neighbouring outputs share each tap's
-// weights.
+// Depthwise convolution, compiled once per ISA.
 #include "depthwise.h"
 
-#include "activation.h"
-#include "vec.h"
+#include "filter.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-// N channels of U neighbouring outputs.
-template <int N, int U, class T>
-INLINE void filter(const Depthwise& p, const Compute<T>* x, int64_t c, const T* bias,
-                   const T* residual, T* y) {
-  using F = Compute<T>;
-  using V = Vec<F, N>;
-  V sum[U] = {};
-  for (int64_t t = 0; t < p.taps; ++t) {
-    const V w = load<N>(static_cast<const F*>(p.w) + p.w_tap[t] + c);
-    const F* tap = x + p.x_tap[t] + c;
-    for (int u = 0; u < U; ++u) sum[u] += load<N>(tap + u * p.x_column) * w;
-  }
-  for (int u = 0; u < U; ++u) {
-    if (bias != nullptr) sum[u] += load<N>(bias + c);
-    if (residual != nullptr) {
-      sum[u] += load<N>(residual + u * p.residual_stride.w + c * p.residual_stride.c);
-    }
-    store<N>(y + u * p.y_stride.w + c * p.y_stride.c, activate(p.activation, sum[u]));
-  }
-}
-
-template <int N, int U, class T>
-INLINE void filter_channels(const Depthwise& p, const Compute<T>* x, int64_t c, const T* bias,
-                            const T* residual, T* y) {
-  for (; c + N <= p.C; c += N) filter<N, U>(p, x, c, bias, residual, y);
-  if constexpr (N > 1) filter_channels<N / 2, U>(p, x, c, bias, residual, y);
-}
-
-template <int U, class T>
-INLINE void filter_outputs(const Depthwise& p, const Compute<T>* x, const T* bias,
-                           const T* residual, T* y) {
-  const bool adjacent = p.y_stride.c == 1 && (residual == nullptr || p.residual_stride.c == 1);
-  if (adjacent) {
-    filter_channels<kLanes<T>, U>(p, x, 0, bias, residual, y);
-  } else {
-    for (int64_t c = 0; c < p.C; ++c) filter<1, U>(p, x, c, bias, residual, y);
-  }
-}
-
 template <class T>
 static void filter_rows(const Depthwise& p, int64_t begin, int64_t end) {
-  constexpr int U = 4;
   const Strides &ys = p.y_stride, &rs = p.residual_stride;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t n = index / p.OH, oh = index % p.OH;
     const Compute<T>* x = static_cast<const Compute<T>*>(p.x) + (n * p.x_image + oh * p.x_row);
-    const T* bias = static_cast<const T*>(p.bias);
     const T* residual =
         p.residual ? static_cast<const T*>(p.residual) + (n * rs.n + oh * rs.h) : nullptr;
-    T* y = static_cast<T*>(p.y) + (n * ys.n + oh * ys.h);
-    int64_t ow = 0;
-    for (; ow + U <= p.OW; ow += U) {
-      filter_outputs<U>(p, x + ow * p.x_column, bias, residual ? residual + ow * rs.w : nullptr,
-                        y + ow * ys.w);
-    }
-    for (; ow < p.OW; ++ow) {
-      filter_outputs<1>(p, x + ow * p.x_column, bias, residual ? residual + ow * rs.w : nullptr,
-                        y + ow * ys.w);
-    }
+    filter_line(p, p.OW, x, residual, static_cast<T*>(p.y) + (n * ys.n + oh * ys.h));
   }
 }
 

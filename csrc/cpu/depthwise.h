@@ -18,6 +18,7 @@ struct Depthwise {
   void* y;
   Strides y_stride, residual_stride;
   Activation activation;
+  const void *scale, *shift;  // F, for sum * scale + shift; or null
 };
 
 // sums[t][c] = sum over n and p of grad[n, p, c] * x[n, p * stride + t * dilation, c]

@@ -17,6 +17,7 @@
 #include "pool2d.h"
 #include "product.h"
 #include "recurrent.h"
+#include "separable.h"
 #include "window_bias.h"
 
 namespace torchext {
@@ -123,6 +124,7 @@ using cpu::Panels;
 using cpu::Product;
 using cpu::RecurrentStep;
 using cpu::RecurrentStepBackward;
+using cpu::Separable;
 using cpu::WindowBias;
 using cpu::WindowBiasGradient;
 CPU_KERNEL(ChannelMoments)
@@ -144,6 +146,7 @@ CPU_KERNEL(DepthwiseWeight)
 CPU_KERNEL(Dots)
 CPU_KERNEL(RecurrentStep)
 CPU_KERNEL(RecurrentStepBackward)
+CPU_KERNEL(Separable)
 
 }  // namespace torchext
 

@@ -1,9 +1,7 @@
 // Products over images, and the two steps that prepare their operands, compiled once per ISA.
 #include "product.h"
 
-#include "activation.h"
-#include "gemm.h"
-#include "vec.h"
+#include "product_tile.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
@@ -147,107 +145,25 @@ static void pack(const Panels& p, int64_t begin, int64_t end) {
   }
 }
 
-// What a tile's columns need to become outputs.
-template <class T>
-struct Finish {
-  const T *bias, *residual;  // of the tile's first element; or null
-  T* y;
-  int64_t columns;  // of N that the tile has
-};
-
-template <class T, int R>
-INLINE void finish_vectors(const Product& p, const Finish<T>& to, Tile<Compute<T>, R>& sum) {
-  constexpr int N = kLanes<T>;
-  for (int j = 0; j < kTileVectors; ++j) {
-    if (to.bias != nullptr) {
-      const auto bias = load<N>(to.bias + j * N);
-      for (int i = 0; i < R; ++i) sum[i][j] += bias;
-    }
-    for (int i = 0; i < R; ++i) {
-      if (to.residual != nullptr) {
-        sum[i][j] += load<N>(to.residual + (i * p.residual_column + j * N));
-      }
-      store<N>(to.y + (i * p.y_column + j * N), activate(p.activation, sum[i][j]));
-    }
-  }
-}
-
-// Any strides, any number of columns: one element at a time, along the pixels first.
-template <class T, int R>
-static void finish_elements(const Product& p, const Finish<T>& to, const Tile<Compute<T>, R>& sum) {
-  constexpr int N = kLanes<T>;
-  for (int64_t n = 0; n < to.columns; ++n) {
-    const Compute<T> bias = to.bias != nullptr ? widened(to.bias + n) : 0;
-    for (int i = 0; i < R; ++i) {
-      Vec<Compute<T>, 1> v{sum[i][n / N][n % N] + bias};
-      if (to.residual != nullptr) {
-        v += load<1>(to.residual + (i * p.residual_column + n * p.residual_n));
-      }
-      store<1>(to.y + (i * p.y_column + n * p.y_n), activate(p.activation, v));
-    }
-  }
-}
-
-template <int R, class T>
-static void multiply_tile(const Product& p, const Compute<T>* a, const Compute<T>* b,
-                          const Finish<T>& to) {
-  using F = Compute<T>;
-  Tile<F, R> sum = {};
-  for (int64_t s = 0; s < p.segments; ++s) {
-    multiply<F, R>(a + p.a_segment[s], p.a_column, 1, b + s * p.K * p.b_row, p.b_row, p.K, sum);
-  }
-  const bool vectors =
-      to.columns == kTileColumns<F> && p.y_n == 1 && (to.residual == nullptr || p.residual_n == 1);
-  if (vectors) {
-    finish_vectors<T, R>(p, to, sum);
-  } else {
-    finish_elements<T, R>(p, to, sum);
-  }
-}
-
 template <class T>
 static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
-  using F = Compute<T>;
-  constexpr int64_t P = kPanelBytes / sizeof(F), C = kTileColumns<F>;
   const ProductSplit s = product_split(p);
-  const int64_t panels = ceil_div(p.N, P);
+  const int64_t panels = ceil_div(p.N, panel_columns(p.dtype));
   for (int64_t index = begin; index < end; ++index) {
     int64_t rest = index;
-    const int64_t panel_block = rest % s.panel_blocks;
+    const int64_t panel = rest % s.panel_blocks * s.panels;
     rest /= s.panel_blocks;
-    const int64_t column_block = rest % s.column_blocks;
+    const int64_t column = rest % s.column_blocks * s.columns;
     rest /= s.column_blocks;
-    const int64_t line_block = rest % s.line_blocks, g = rest / s.line_blocks;
-    const int64_t line_end = min_of(p.images * p.rows, (line_block + 1) * s.lines);
-    const int64_t column_begin = column_block * s.columns;
-    const int64_t columns = min_of(p.columns, column_begin + s.columns) - column_begin;
-    const int64_t tiles = ceil_div(columns, int64_t{kTileRows});
-    const int64_t panel_end = min_of(panels, (panel_block + 1) * s.panels);
-    for (int64_t panel = panel_block * s.panels; panel < panel_end; ++panel) {
-      for (int64_t n = panel * P; n < min_of(p.N, (panel + 1) * P); n += C) {
-        const F* b = static_cast<const F*>(p.b) + (g * p.b_group + panel * p.b_panel + n % P);
-        for (int64_t line = line_block * s.lines; line < line_end; ++line) {
-          const int64_t image = line / p.rows, row = line % p.rows;
-          for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal numbers of rows
-            const int64_t column = column_begin + columns * tile / tiles;
-            const int64_t rows = column_begin + columns * (tile + 1) / tiles - column;
-            const F* a = static_cast<const F*>(p.a) +
-                         (g * p.a_group + image * p.a_image + row * p.a_row + column * p.a_column);
-            Finish<T> to;
-            to.columns = min_of(C, p.N - n);
-            to.bias = p.bias ? static_cast<const T*>(p.bias) + (g * p.N + n) : nullptr;
-            to.residual = p.residual ? static_cast<const T*>(p.residual) +
-                                           (g * p.residual_group + image * p.residual_image +
-                                            row * p.residual_row + column * p.residual_column +
-                                            n * p.residual_n)
-                                     : nullptr;
-            to.y = static_cast<T*>(p.y) + (g * p.y_group + image * p.y_image + row * p.y_row +
-                                           column * p.y_column + n * p.y_n);
-            with_rows(rows, [&](auto r) { multiply_tile<decltype(r)::value, T>(p, a, b, to); });
-          }
-        }
-      }
-    }
+    const int64_t line = rest % s.line_blocks * s.lines, g = rest / s.line_blocks;
+    const ProductPiece piece{g,
+                             {line, min_of(p.images * p.rows, line + s.lines)},
+                             {column, min_of(p.columns, column + s.columns)},
+                             {panel, min_of(panels, panel + s.panels)}};
+    multiply_piece<T>(p, piece, [&](int64_t image, int64_t row, int64_t at) {
+      return static_cast<const Compute<T>*>(p.a) +
+             (g * p.a_group + image * p.a_image + row * p.a_row + at * p.a_column);
+    });
   }
 }
 

@@ -50,8 +50,9 @@ struct Product {
   const void* b;  // F: panels, or a matrix of whole panels' width read in place
   int64_t b_group, b_panel, b_row;
   void* y;
-  const void* bias;      // N per group, or null
-  const void* residual;  // or null
+  const void* bias;           // N per group, or null
+  const void* residual;       // or null
+  const void *scale, *shift;  // F, N per group, for sum * scale + shift; or null
   // Elements; of the residual too.
   int64_t y_group, y_image, y_row, y_column, y_n;
   int64_t residual_group, residual_image, residual_row, residual_column, residual_n;

@@ -91,22 +91,28 @@ INLINE auto sum_of_lanes(V v) {
   return reduce(v, [](auto a, auto b) { return a + b; });
 }
 
-// combine() of function(k, Whole or Part), a vector each, over a row; `neutral` changes nothing.
-template <class T, class Function, class Combine>
-INLINE Compute<T> fold_row(int64_t count, Compute<T> neutral, Function function, Combine combine) {
+// combine() of function(k, Whole or Part) over a row: of vectors, or several together as a V, whose
+// lanes beyond the row change nothing, as `neutral` doesn't.
+template <class T, class V, class Function, class Combine>
+INLINE V fold_vectors(int64_t count, V neutral, Function function, Combine combine) {
   constexpr int N = kLanes<T>;
-  RowVector<T> so_far[4];  // which need not wait for each other
-  for (auto& v : so_far) v = RowVector<T>{} + neutral;
+  V so_far[4] = {neutral, neutral, neutral, neutral};  // which need not wait for each other
   int64_t k = 0;
   for (; k + 4 * N <= count; k += 4 * N) {
     for (int u = 0; u < 4; ++u) so_far[u] = combine(so_far[u], function(k + u * N, Whole{}));
   }
   for (; k + N <= count; k += N) so_far[0] = combine(so_far[0], function(k, Whole{}));
-  if (k < count) {
-    const Part part{count - k};
-    so_far[1] = combine(so_far[1], masked(function(k, part), part, neutral));
-  }
-  return reduce(combine(combine(so_far[0], so_far[1]), combine(so_far[2], so_far[3])), combine);
+  if (k < count) so_far[1] = combine(so_far[1], function(k, Part{count - k}));
+  return combine(combine(so_far[0], so_far[1]), combine(so_far[2], so_far[3]));
+}
+
+// The same of function(k, Whole or Part), a vector each, down to a number.
+template <class T, class Function, class Combine>
+INLINE Compute<T> fold_row(int64_t count, Compute<T> neutral, Function function, Combine combine) {
+  const auto inside = [&](int64_t k, auto part) {
+    return masked(function(k, part), part, neutral);
+  };
+  return reduce(fold_vectors<T>(count, RowVector<T>{} + neutral, inside, combine), combine);
 }
 
 template <class T, class Function>

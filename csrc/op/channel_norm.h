@@ -4,6 +4,7 @@
 // computed in: float, or double for float64.
 #pragma once
 
+#include "../common/activation.h"
 #include "../common/plain.h"
 
 namespace torchext {
@@ -24,6 +25,11 @@ struct ChannelNorm : Channels {
   void* y;
   void *mean, *rstd;                         // batch_norm: [C]; group_norm: [N, groups]
   void *new_running_mean, *new_running_var;  // null: none
+  // For conv_bn_act, y = act(... + residual); null or none for the others.
+  const void* residual;
+  Activation activation;
+  // If known: cpu::ChannelMoments's, of cpu::parts_of_image() to an image.
+  const void *channel_means, *channel_squares;
 };
 
 struct ChannelNormBackward : Channels {
@@ -31,6 +37,10 @@ struct ChannelNormBackward : Channels {
   const void *grad_y, *x, *mean, *rstd, *weight;
   void* grad_x;
   void *grad_weight, *grad_bias;  // [C], or null
+  // For conv_bn_act; null or none for the others.
+  const void *bias, *residual;
+  Activation activation;
+  void* grad_residual;
 };
 
 void launch(const ChannelNorm& p, void* stream);

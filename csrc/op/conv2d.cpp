@@ -1,43 +1,9 @@
 // conv2d and conv_transpose2d: checks, allocation and registration, compiled into each backend's
 // library.
-#include "conv2d.h"
-
-#include "../common/backend.h"
-#include "conv2d_shape.h"
+#include "conv2d_operands.h"
 
 namespace torchext {
 namespace {
-
-Activation activation_of(const char* op, int64_t kind) {
-  CHECK(kind >= 0 && kind < kActivations, op, ": activation: got ", kind,
-        ", expected one of torchext.ops._activation");
-  return static_cast<Activation>(kind);
-}
-
-// A tensor that goes with `first`: on the same device, of the same dtype.
-void check_companion(const char* op, const char* argument, const Tensor& tensor,
-                     const Tensor& first) {
-  check_tensor(op, argument, tensor);
-  CHECK(tensor.scalar_type() == first.scalar_type(), op, ": ", argument, ": got dtype ",
-        torch::headeronly::toString(tensor.scalar_type()), ", expected the input's, ",
-        torch::headeronly::toString(first.scalar_type()));
-}
-
-Dims vector_of(int64_t size) { return Dims(&size, 1); }
-
-// A bias of `size` elements, or null.
-const void* bias_of(const char* op, const std::optional<Tensor>& bias, int64_t size,
-                    const Tensor& first, std::optional<Tensor>& dense) {
-  if (!bias.has_value()) return nullptr;
-  check_companion(op, "bias", *bias, first);
-  check_shape(op, "bias", sizes_of(*bias), vector_of(size));
-  dense = torch::stable::contiguous(*bias);
-  return dense->data_ptr();
-}
-
-bool output_is_channels_last(const Tensor& x, const Tensor& weight) {
-  return x.dim() == 4 && (is_channels_last(x) || is_channels_last(weight));
-}
 
 Strides weight_strides(const Tensor& weight) { return nchw_strides(weight); }
 
@@ -45,29 +11,11 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
               const std::optional<Tensor>& residual, const IntList& stride, const IntList& padding,
               const IntList& dilation, int64_t groups, int64_t activation) {
   const char* op = "conv2d";
-  check_tensor(op, "input", x);
-  check_companion(op, "weight", weight, x);
-  Conv2d p{};
-  static_cast<Conv2dShape&>(p) =
-      make_conv2d(op, sizes_of(x), sizes_of(weight), {stride, padding, dilation, groups});
-  p.dtype = floating_dtype(op, "input", x);
-  p.activation = activation_of(op, activation);
+  Conv2d p = convolution_of(op, x, weight, {stride, padding, dilation, groups}, activation);
   std::optional<Tensor> dense_bias;
   p.bias = bias_of(op, bias, p.O, x, dense_bias);
-  Tensor y = empty_dense(op, x, conv_output_sizes(sizes_of(x), p),
-                         output_is_channels_last(x, weight), x.scalar_type());
-  if (residual.has_value()) {
-    check_companion(op, "residual", *residual, x);
-    check_shape(op, "residual", sizes_of(*residual), sizes_of(y));
-    p.residual = residual->data_ptr();
-    p.residual_stride = nchw_strides(*residual);
-  }
-  p.x = x.data_ptr();
-  p.weight = weight.data_ptr();
-  p.y = y.data_ptr();
-  p.x_stride = nchw_strides(x);
-  p.w_stride = weight_strides(weight);
-  p.y_stride = nchw_strides(y);
+  set_residual(op, p, residual, x);
+  Tensor y = set_result(op, p, x, weight);
   if (y.numel() > 0) launch(p, Context(x).stream);
   return y;
 }

@@ -20,6 +20,7 @@ struct Conv2d : Conv2dShape {
   void* y;
   Strides x_stride, w_stride, residual_stride, y_stride;
   Activation activation;
+  const void *scale, *shift;  // [O], of the type computed in: sums * scale + shift; or null
 };
 
 struct Conv2dBackwardInput : Conv2dShape {

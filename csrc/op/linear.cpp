@@ -2,8 +2,7 @@
 // allocation and registration.
 #include <algorithm>
 
-#include "../common/backend.h"
-#include "conv2d.h"
+#include "conv2d_operands.h"
 
 namespace torchext {
 namespace {
@@ -21,19 +20,10 @@ std::string shown(const Sizes& sizes) {
   return sizes.empty() ? "[]" : text.str() + "]";
 }
 
-Activation activation_of(const char* op, int64_t kind) {
-  CHECK(kind >= 0 && kind < kActivations, op, ": activation: got ", kind,
-        ", expected one of torchext.ops._activation");
-  return static_cast<Activation>(kind);
-}
-
 // A tensor that goes with `first`, of a shape that is known; contiguous.
 Tensor companion(const char* op, const char* argument, const Tensor& tensor, const Tensor& first,
                  const Sizes& sizes) {
-  check_tensor(op, argument, tensor);
-  CHECK(tensor.scalar_type() == first.scalar_type(), op, ": ", argument, ": got dtype ",
-        torch::headeronly::toString(tensor.scalar_type()), ", expected the input's, ",
-        torch::headeronly::toString(first.scalar_type()));
+  check_companion(op, argument, tensor, first);
   CHECK(all_sizes(tensor) == sizes, op, ": ", argument, ": got shape ", shown(all_sizes(tensor)),
         ", expected ", shown(sizes));
   return torch::stable::contiguous(tensor);

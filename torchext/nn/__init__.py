@@ -17,6 +17,7 @@ from .activation import (
     Tanh,
 )
 from .attention import MultiheadAttention, WindowAttention
+from .conv_bn import ConvBNAct, DepthwiseSeparable
 from .convolution import Conv1d, Conv2d, ConvTranspose2d
 from .linear import Linear
 from .loss import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss
@@ -38,8 +39,10 @@ __all__ = [
     "BatchNorm2d",
     "Conv1d",
     "Conv2d",
+    "ConvBNAct",
     "ConvTranspose2d",
     "CrossEntropyLoss",
+    "DepthwiseSeparable",
     "Dropout",
     "GRUCell",
     "GroupNorm",

@@ -4,6 +4,8 @@ import torch
 
 from .._fallback import notice
 from ..ops import attention as _attentions
+from ..ops._activation import KINDS as _ACTIVATIONS
+from ..ops._conv2d import output_shape as _conv2d_shape
 from ..ops._op import needs_grad as _needs_grad
 from ..ops.adaptive_avg_pool2d import adaptive_avg_pool2d as _adaptive_avg_pool2d
 from ..ops.adaptive_avg_pool2d import (
@@ -14,8 +16,10 @@ from ..ops.attention_qkv import attention_qkv_inference as _attention_qkv_infere
 from ..ops.avg_pool2d import avg_pool2d as _avg_pool2d
 from ..ops.avg_pool2d import avg_pool2d_inference as _avg_pool2d_inference
 from ..ops.conv2d import run as _conv2d
+from ..ops.conv_bn_act import run as _conv_bn_act
 from ..ops.conv_transpose2d import conv_transpose2d as _conv_transpose2d
 from ..ops.conv_transpose2d import conv_transpose2d_inference as _conv_transpose2d_inference
+from ..ops.depthwise_separable import depthwise_separable_inference as _depthwise_separable
 from ..ops.linear import run as _linear
 from ..ops.max_pool2d import max_pool2d as _max_pool2d
 from ..ops.max_pool2d import max_pool2d_indices as _max_pool2d_indices
@@ -136,6 +140,70 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return _conv2d(input, weight, bias, None, *arguments, needs_grad)
 
 
+def check_activation(activation):
+    """An activation's name, or None, if there is one that kernels fuse."""
+    known = [name for name in _ACTIVATIONS if name not in ("none", "step")]
+    if activation is not None and activation not in known:
+        raise ValueError(f"activation: got {activation!r}, expected None or one of {known}")
+    return activation
+
+
+def conv_bn_act(
+    input,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    bn_weight=None,
+    bn_bias=None,
+    residual=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    activation=None,
+):
+    """activation(batch_norm(conv2d(input)) + residual); training updates the running statistics."""
+    geometry = (_two(stride), _two(padding), _two(dilation), groups)
+    shape = _conv2d_shape("conv_bn_act", input.shape, weight.shape, *geometry)
+    if training:
+        torch.nn.functional._verify_batch_size(shape)
+    norm = (bn_weight, bn_bias, running_mean, running_var)
+    kind = _ACTIVATIONS[check_activation(activation) or "none"]
+    arguments = (training, momentum, eps, *geometry, kind)
+    needs_grad = _needs_grad(input, weight, bias, bn_weight, bn_bias, residual)
+    y, *new = _conv_bn_act(input, weight, bias, *norm, residual, *arguments, needs_grad=needs_grad)
+    if training and running_mean is not None and input.shape[0] > 0:
+        running_mean.copy_(new[0])
+        running_var.copy_(new[1])
+    return y
+
+
+def depthwise_separable(
+    input,
+    weight,
+    norm,
+    pointwise_weight,
+    pointwise_norm,
+    residual=None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    activation=None,
+    pointwise_activation=None,
+):
+    """A depthwise convolution, norm and activation, then a pointwise one with norm, residual and
+    activation; for inference. A norm is (weight, bias, running_mean, running_var, eps)."""
+    activations = (activation, pointwise_activation)
+    kinds = [_ACTIVATIONS[check_activation(name) or "none"] for name in activations]
+    geometry = (_two(stride), _two(padding), _two(dilation))
+    arguments = (weight, *norm, pointwise_weight, *pointwise_norm, residual)
+    return _depthwise_separable(input, *arguments, *geometry, *kinds)
+
+
 def _over_height(value):
     """An argument of a 1-d convolution for the second of two axes; 1 for the first."""
     return value if isinstance(value, str) else [1, value if isinstance(value, int) else value[0]]
@@ -241,8 +309,10 @@ torch.fx.wrap("max_pool2d")
 torch.fx.wrap("avg_pool2d")
 torch.fx.wrap("adaptive_avg_pool2d")
 torch.fx.wrap("conv1d")
+torch.fx.wrap("conv_bn_act")
 torch.fx.wrap("conv2d")
 torch.fx.wrap("conv_transpose2d")
+torch.fx.wrap("depthwise_separable")
 torch.fx.wrap("linear")
 for _name in (
     "batch_norm",

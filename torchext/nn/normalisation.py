@@ -6,8 +6,8 @@ from torch import nn
 from . import functional as F
 
 
-def _normalize(input, mean, var, batches, weight, bias, training, tracking, momentum, eps):
-    """torch.nn's forward after its check; a function, so that torch.fx keeps what it counts."""
+def statistics_for(mean, var, batches, training, tracking, momentum):
+    """(running mean, running variance, whether by the batch's, momentum) of one forward."""
     if training and tracking and batches is not None:
         batches.add_(1)
         if momentum is None:  # a cumulative average
@@ -15,7 +15,13 @@ def _normalize(input, mean, var, batches, weight, bias, training, tracking, mome
     if training and not tracking:
         mean = var = None
     by_batch = training or (mean is None and var is None)
-    momentum = 0.0 if momentum is None else momentum
+    return mean, var, by_batch, 0.0 if momentum is None else momentum
+
+
+def _normalize(input, mean, var, batches, weight, bias, training, tracking, momentum, eps):
+    """torch.nn's forward after its check; a function, so that torch.fx keeps what it counts."""
+    statistics = statistics_for(mean, var, batches, training, tracking, momentum)
+    mean, var, by_batch, momentum = statistics
     return F.batch_norm(input, mean, var, weight, bias, by_batch, momentum, eps)
 
 

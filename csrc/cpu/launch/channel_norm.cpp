@@ -48,16 +48,21 @@ template <class F>
 void normalize(const ChannelNorm& p, void* stream) {
   const Sets sets(p);
   F *mean = static_cast<F*>(p.mean), *rstd = static_cast<F*>(p.rstd);
-  const Scratch arrays(p.dtype, 3, p.N, p.C);
+  const Scratch arrays(p.dtype, 4, p.N, p.C);
   F* channel_mean = static_cast<F*>(arrays.get());
-  F *scale = channel_mean + p.N * p.C, *shift = scale + p.N * p.C;
+  F *scale = channel_mean + p.N * p.C, *shift = scale + p.N * p.C, *ones = shift + p.N * p.C;
   if (p.training) {
-    cpu::ChannelMoments moments{p, p.x, channel_mean, scale};
-    launch(moments, stream);
+    const F *means = static_cast<const F*>(p.channel_means), *squares = nullptr;
+    if (means != nullptr) {
+      squares = static_cast<const F*>(p.channel_squares);
+    } else {
+      launch(cpu::ChannelMoments{p, p.x, channel_mean, scale}, stream);
+      means = channel_mean, squares = scale;
+    }
     const Scratch set_arrays(DType::f64, 2, sets.count);
     double* set_mean = static_cast<double*>(set_arrays.get());
     double* set_squares = set_mean + sets.count;
-    combine(p, sets, channel_mean, scale, set_mean, set_squares);
+    combine(p, sets, means, squares, set_mean, set_squares);
     for (int64_t set = 0; set < sets.count; ++set) {
       mean[set] = static_cast<F>(set_mean[set]);
       rstd[set] = static_cast<F>(1 / std::sqrt(set_squares[set] / sets.values + p.eps));
@@ -84,9 +89,11 @@ void normalize(const ChannelNorm& p, void* stream) {
       channel_mean[i] = mean[set];
       scale[i] = weight ? rstd[set] * weight[c] : rstd[set];
       shift[i] = bias ? bias[c] : 0;
+      ones[i] = 1;
     }
   }
-  cpu::ChannelAffine affine{p, p.x, channel_mean, scale, nullptr, nullptr, shift, p.y};
+  cpu::ChannelAffine affine{p,     p.x, channel_mean, scale, p.residual, ones,
+                            shift, p.y, p.activation, {},    nullptr};
   if (p.N > 0) launch(affine, stream);
 }
 
@@ -94,19 +101,24 @@ template <class F>
 void backward(const ChannelNormBackward& p, void* stream) {
   const Sets sets(p);
   const F *mean = static_cast<const F*>(p.mean), *rstd = static_cast<const F*>(p.rstd);
-  const F* weight = static_cast<const F*>(p.weight);
-  const Scratch arrays(p.dtype, 5, p.N, p.C);
+  const F *weight = static_cast<const F*>(p.weight), *bias = static_cast<const F*>(p.bias);
+  const Scratch arrays(p.dtype, 6, p.N, p.C);
   F* channel_mean = static_cast<F*>(arrays.get());
   F* of_g = channel_mean + p.N * p.C;
   F *of_products = of_g + p.N * p.C, *g_scale = of_products + p.N * p.C;
-  F* shift = g_scale + p.N * p.C;
+  F *shift = g_scale + p.N * p.C, *forward_shift = shift + p.N * p.C;
   const auto for_each_channel = [&](auto function) {
     for (int64_t n = 0; n < p.N; ++n) {
       for (int64_t c = 0; c < p.C; ++c) function(n * p.C + c, c, sets.of(n, c));
     }
   };
-  for_each_channel([&](int64_t i, int64_t, int64_t set) { channel_mean[i] = mean[set]; });
-  cpu::ChannelSums sums{p, p.x, p.grad_y, channel_mean, of_g, of_products};
+  for_each_channel([&](int64_t i, int64_t c, int64_t set) {
+    channel_mean[i] = mean[set];
+    g_scale[i] = weight ? rstd[set] * weight[c] : rstd[set];  // the forward op's scale
+    forward_shift[i] = bias ? bias[c] : 0;
+  });
+  const cpu::Gate gate{p.activation, p.x, channel_mean, g_scale, forward_shift, p.residual};
+  const cpu::ChannelSums sums{p, p.x, p.grad_y, channel_mean, of_g, of_products, gate};
   if (p.N > 0) launch(sums, stream);
 
   const Scratch set_arrays(DType::f64, 2, sets.count + p.C);
@@ -128,23 +140,32 @@ void backward(const ChannelNormBackward& p, void* stream) {
 
   // grad_x = rstd * (w * g - mean of w * g - xhat * mean of w * g * xhat)
   F* scale = of_products;
-  for_each_channel([&](int64_t i, int64_t c, int64_t set) {
+  for_each_channel([&](int64_t i, int64_t, int64_t set) {
     const double r = rstd[set];
-    g_scale[i] = static_cast<F>(weight ? r * weight[c] : r);
     scale[i] = static_cast<F>(-r * r * r * set_products[set] / sets.values);
     shift[i] = p.training ? static_cast<F>(-r * set_g[set] / sets.values) : F(0);
   });
-  cpu::ChannelAffine affine{
-      p, p.training ? p.x : nullptr, channel_mean, scale, p.grad_y, g_scale, shift, p.grad_x};
+  const void* x = p.training ? p.x : nullptr;
+  const cpu::ChannelAffine affine{p,     x,        channel_mean,     scale, p.grad_y,       g_scale,
+                                  shift, p.grad_x, Activation::none, gate,  p.grad_residual};
   if (p.N > 0) launch(affine, stream);
+}
+
+template <class P>
+P in_parts(P p) {
+  const int64_t parts = cpu::parts_of_image(p);
+  p.N *= parts, p.S /= parts;
+  return p;
 }
 
 }  // namespace
 
-void launch(const ChannelNorm& p, void* stream) {
+void launch(const ChannelNorm& whole, void* stream) {
+  const ChannelNorm p = in_parts(whole);
   p.dtype == DType::f64 ? normalize<double>(p, stream) : normalize<float>(p, stream);
 }
-void launch(const ChannelNormBackward& p, void* stream) {
+void launch(const ChannelNormBackward& whole, void* stream) {
+  const ChannelNormBackward p = in_parts(whole);
   p.dtype == DType::f64 ? backward<double>(p, stream) : backward<float>(p, stream);
 }
 

@@ -3,19 +3,14 @@
 // of w a sum of outer products over pixels.
 #include "../../op/conv2d.h"
 
-#include <memory>
-#include <vector>
-
 #include "../depthwise.h"
 #include "../dots.h"
 #include "../outer.h"
-#include "../product.h"
-#include "scratch.h"
+#include "conv2d.h"
+#include "operands.h"
 
 namespace torchext {
 
-void launch(const cpu::Image& p, void*);
-void launch(const cpu::Panels& p, void*);
 void launch(const cpu::Product& p, void*);
 void launch(const cpu::Outer& p, void*);
 void launch(const cpu::OuterSums& p, void*);
@@ -25,88 +20,6 @@ void launch(const cpu::DepthwiseWeight& p, void*);
 void launch(const cpu::Dots& p, void*);
 
 namespace {
-
-using cpu::panel_columns;
-using cpu::Scratch;
-
-const void* at(const void* p, DType dtype, int64_t element) {
-  const int64_t size = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-  return static_cast<const char*>(p) + element * size;
-}
-void* at(void* p, DType dtype, int64_t element) {
-  return const_cast<void*>(at(const_cast<const void*>(p), dtype, element));
-}
-
-// A tensor as an image that products can read: in place, or laid out in scratch memory.
-struct Laid {
-  const void* data;
-  int64_t n, row, column;  // strides
-  std::unique_ptr<Scratch> scratch;
-};
-
-bool readable_in_place(const cpu::Image& p) {
-  const bool plain = p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
-  return plain && p.y == nullptr && (p.dtype == DType::f32 || p.dtype == DType::f64) &&
-         p.x_stride.c == 1;
-}
-
-Laid lay_out(cpu::Image p, bool in_place) {
-  if (in_place && readable_in_place(p)) {
-    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, nullptr};
-  }
-  auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.C);
-  p.to = scratch->get();
-  launch(p, nullptr);
-  return {p.to, p.rows * p.columns * p.C, p.columns * p.C, p.C, std::move(scratch)};
-}
-
-// Where a product's segments lie in an image, and how many adjacent elements each has: the taps of
-// a row of the window are one segment if they are adjacent.
-struct Segments {
-  std::vector<int64_t> offsets;
-  int64_t length;
-  bool merged;
-};
-Segments segments_of(const Conv2dShape& p, const Laid& x) {
-  Segments s;
-  const int64_t channels = p.C / p.groups;
-  s.merged = p.groups == 1 && p.C > 1 && p.w.dilation == 1 && x.column == p.C;
-  s.length = s.merged ? p.w.kernel * channels : channels;
-  for (int64_t i = 0; i < p.h.kernel; ++i) {
-    for (int64_t j = 0; j < (s.merged ? 1 : p.w.kernel); ++j) {
-      s.offsets.push_back(i * p.h.dilation * x.row + j * p.w.dilation * x.column);
-    }
-  }
-  return s;
-}
-
-cpu::Image padded_input(const Conv2dShape& p, const void* x, const Strides& x_stride) {
-  cpu::Image image{};
-  image.dtype = p.dtype;
-  image.N = p.N, image.C = p.C, image.H = p.H, image.W = p.W;
-  image.rows = p.H + 2 * p.h.padding;
-  image.columns = p.W + 2 * p.w.padding;
-  image.top = p.h.padding, image.left = p.w.padding;
-  image.step_h = image.step_w = 1;
-  image.x = x;
-  image.x_stride = x_stride;
-  return image;
-}
-
-Scratch pack(cpu::Panels& p) {
-  const int64_t columns = panel_columns(p.dtype);
-  Scratch scratch(p.dtype, p.groups * ceil_div(p.N, columns), p.segments, p.K, columns);
-  p.to = scratch.get();
-  launch(p, nullptr);
-  return scratch;
-}
-
-void use_panels(cpu::Product& p, const cpu::Panels& panels) {
-  p.b = panels.to;
-  p.b_row = panel_columns(panels.dtype);
-  p.b_panel = panels.segments * panels.K * p.b_row;
-  p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;
-}
 
 // Few pixels read each weight but once or twice: then they are read where they are.
 bool use_in_place(cpu::Product& p, const cpu::Panels& panels) {
@@ -124,65 +37,74 @@ bool use_in_place(cpu::Product& p, const cpu::Panels& panels) {
 
 bool is_depthwise(const Conv2dShape& p) { return p.groups == p.C && p.groups == p.O; }
 
-// A depthwise weight as [tap][channel].
-Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides& stride) {
-  cpu::Image image{};
-  image.dtype = p.dtype;
-  image.N = 1, image.C = p.O;
-  image.H = image.rows = p.h.kernel;
-  image.W = image.columns = p.w.kernel;
-  image.step_h = image.step_w = 1;
-  image.x = weight;
-  image.x_stride = {0, stride.n, stride.h, stride.w};
-  return lay_out(image, false);
-}
-
-// Pixels that follow each other evenly in every image involved are one line.
-void merge_lines(cpu::Product& p) {
-  const bool residual = p.residual != nullptr;
-  if (p.a_row == p.columns * p.a_column && p.y_row == p.columns * p.y_column &&
-      (!residual || p.residual_row == p.columns * p.residual_column)) {
-    p.columns *= p.rows;
-    p.rows = 1;
-    p.a_row = p.a_image, p.y_row = p.y_image, p.residual_row = p.residual_image;
-    if (p.a_image == p.columns * p.a_column && p.y_image == p.columns * p.y_column &&
-        (!residual || p.residual_image == p.columns * p.residual_column)) {
-      p.columns *= p.images;
-      p.images = 1;
-    }
+// The launches of a convolution, one after the other: of a few images each, or of all.
+template <class Launch>
+void for_parts(int64_t images, const Parts& parts, Launch launch) {
+  const int64_t step = parts.done ? max_of(int64_t{1}, parts.images) : images;
+  for (int64_t begin = 0; begin < images; begin += step) {
+    const int64_t end = min_of(images, begin + step);
+    launch(begin, end);
+    if (parts.done) parts.done(begin, end);
   }
 }
 
-void launch_depthwise(const Conv2d& p) {
+void launch_depthwise(const Conv2d& p, const Parts& parts) {
   const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
   const Laid w = lay_out_taps(p, p.weight, p.w_stride);
   const std::vector<int64_t> taps = segments_of(p, x).offsets;
   std::vector<int64_t> w_taps;
   for (size_t t = 0; t < taps.size(); ++t) w_taps.push_back(static_cast<int64_t>(t) * p.C);
-  launch(
-      cpu::Depthwise{p.dtype, p.N, p.C, p.OH, p.OW, static_cast<int64_t>(taps.size()), x.data, x.n,
-                     p.h.stride * x.row, p.w.stride * x.column, taps.data(), w.data, w_taps.data(),
-                     p.bias, p.residual, p.y, p.y_stride, p.residual_stride, p.activation},
-      nullptr);
+  cpu::Depthwise filter{p.dtype,
+                        p.N,
+                        p.C,
+                        p.OH,
+                        p.OW,
+                        static_cast<int64_t>(taps.size()),
+                        x.data,
+                        x.n,
+                        p.h.stride * x.row,
+                        p.w.stride * x.column,
+                        taps.data(),
+                        w.data,
+                        w_taps.data(),
+                        p.bias,
+                        p.residual,
+                        p.y,
+                        p.y_stride,
+                        p.residual_stride,
+                        p.activation,
+                        p.scale,
+                        p.shift};
+  for_parts(p.N, parts, [&](int64_t begin, int64_t end) {
+    filter.N = end - begin;
+    filter.x = at_f(x.data, p.dtype, begin * x.n);
+    filter.y = at(p.y, p.dtype, begin * p.y_stride.n);
+    if (p.residual) filter.residual = at(p.residual, p.dtype, begin * p.residual_stride.n);
+    launch(filter, nullptr);
+  });
 }
 
 // A linear layer of few rows whose weights can be read where they are.
 bool is_few_dots(const Conv2d& p) {
   const bool point = p.h.kernel * p.w.kernel == 1 && p.groups == 1;
-  const bool row = p.N == 1 && p.H == 1 && p.OH == 1 && p.OW == p.W && p.W <= cpu::kFewRows;
+  const bool row = p.scale == nullptr && p.N == 1 && p.H == 1 && p.OH == 1 && p.OW == p.W &&
+                   p.W <= cpu::kFewRows;
   return point && row && p.x_stride.c == 1 && p.w_stride.c == 1 && p.y_stride.c == 1 &&
          (p.residual == nullptr || p.residual_stride.c == 1);
 }
 
 }  // namespace
 
-void launch(const Conv2d& p, void*) {
-  if (is_depthwise(p)) return launch_depthwise(p);
+void launch(const Conv2d& p, void*) { launch_parts(p, {}); }
+
+void launch_parts(const Conv2d& p, const Parts& parts) {
+  if (is_depthwise(p)) return launch_depthwise(p, parts);
   if (is_few_dots(p)) {
-    return launch(
-        cpu::Dots{p.dtype, p.W, p.O, p.C, p.x, p.weight, p.bias, p.residual, p.y, p.x_stride.w,
-                  p.w_stride.n, p.residual_stride.w, p.y_stride.w, p.activation},
-        nullptr);
+    launch(cpu::Dots{p.dtype, p.W, p.O, p.C, p.x, p.weight, p.bias, p.residual, p.y, p.x_stride.w,
+                     p.w_stride.n, p.residual_stride.w, p.y_stride.w, p.activation},
+           nullptr);
+    if (parts.done) parts.done(0, p.N);
+    return;
   }
   const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
   const Segments segments = segments_of(p, x);
@@ -216,15 +138,22 @@ void launch(const Conv2d& p, void*) {
   product.a_row = p.h.stride * x.row, product.a_column = p.w.stride * x.column;
   product.a_segment = segments.offsets.data();
   use_panels(product, panels);
-  product.y = p.y, product.bias = p.bias, product.residual = p.residual;
+  product.bias = p.bias, product.scale = p.scale, product.shift = p.shift;
   const Strides &ys = p.y_stride, &rs = p.residual_stride;
   product.y_group = N * ys.c, product.y_image = ys.n, product.y_row = ys.h;
   product.y_column = ys.w, product.y_n = ys.c;
   product.residual_group = N * rs.c, product.residual_image = rs.n, product.residual_row = rs.h;
   product.residual_column = rs.w, product.residual_n = rs.c;
   product.activation = p.activation;
-  merge_lines(product);
-  launch(product, nullptr);
+  for_parts(p.N, parts, [&](int64_t begin, int64_t end) {
+    cpu::Product part = product;
+    part.images = end - begin;
+    part.a = at_f(x.data, p.dtype, begin * x.n);
+    part.y = at(p.y, p.dtype, begin * ys.n);
+    if (p.residual) part.residual = at(p.residual, p.dtype, begin * rs.n);
+    merge_lines(part);
+    launch(part, nullptr);
+  });
 }
 
 namespace {

@@ -1,0 +1,132 @@
+// The operands of the products that convolutions are made of, laid out for them.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "../../op/conv2d.h"
+#include "../product.h"
+#include "scratch.h"
+
+namespace torchext {
+
+void launch(const cpu::Image& p, void*);
+void launch(const cpu::Panels& p, void*);
+
+using cpu::panel_columns;
+using cpu::Scratch;
+
+inline const void* at(const void* p, DType dtype, int64_t element) {
+  const int64_t size = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+  return static_cast<const char*>(p) + element * size;
+}
+inline void* at(void* p, DType dtype, int64_t element) {
+  return const_cast<void*>(at(const_cast<const void*>(p), dtype, element));
+}
+
+// Of numbers of the type computed in.
+inline const void* at_f(const void* p, DType dtype, int64_t element) {
+  return static_cast<const char*>(p) + element * cpu::compute_size(dtype);
+}
+
+// A tensor as an image that products can read: in place, or laid out in scratch memory.
+struct Laid {
+  const void* data;
+  int64_t n, row, column;  // strides
+  std::unique_ptr<Scratch> scratch;
+};
+
+inline bool readable_in_place(const cpu::Image& p) {
+  const bool plain = p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
+  return plain && p.y == nullptr && (p.dtype == DType::f32 || p.dtype == DType::f64) &&
+         p.x_stride.c == 1;
+}
+
+inline Laid lay_out(cpu::Image p, bool in_place) {
+  if (in_place && readable_in_place(p)) {
+    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, nullptr};
+  }
+  auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.C);
+  p.to = scratch->get();
+  launch(p, nullptr);
+  return {p.to, p.rows * p.columns * p.C, p.columns * p.C, p.C, std::move(scratch)};
+}
+
+// Where a product's segments lie in an image, and how many adjacent elements each has: the taps of
+// a row of the window are one segment if they are adjacent.
+struct Segments {
+  std::vector<int64_t> offsets;
+  int64_t length;
+  bool merged;
+};
+inline Segments segments_of(const Conv2dShape& p, const Laid& x) {
+  Segments s;
+  const int64_t channels = p.C / p.groups;
+  s.merged = p.groups == 1 && p.C > 1 && p.w.dilation == 1 && x.column == p.C;
+  s.length = s.merged ? p.w.kernel * channels : channels;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    for (int64_t j = 0; j < (s.merged ? 1 : p.w.kernel); ++j) {
+      s.offsets.push_back(i * p.h.dilation * x.row + j * p.w.dilation * x.column);
+    }
+  }
+  return s;
+}
+
+inline cpu::Image padded_input(const Conv2dShape& p, const void* x, const Strides& x_stride) {
+  cpu::Image image{};
+  image.dtype = p.dtype;
+  image.N = p.N, image.C = p.C, image.H = p.H, image.W = p.W;
+  image.rows = p.H + 2 * p.h.padding;
+  image.columns = p.W + 2 * p.w.padding;
+  image.top = p.h.padding, image.left = p.w.padding;
+  image.step_h = image.step_w = 1;
+  image.x = x;
+  image.x_stride = x_stride;
+  return image;
+}
+
+inline Scratch pack(cpu::Panels& p) {
+  const int64_t columns = panel_columns(p.dtype);
+  Scratch scratch(p.dtype, p.groups * ceil_div(p.N, columns), p.segments, p.K, columns);
+  p.to = scratch.get();
+  launch(p, nullptr);
+  return scratch;
+}
+
+inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
+  p.b = panels.to;
+  p.b_row = panel_columns(panels.dtype);
+  p.b_panel = panels.segments * panels.K * p.b_row;
+  p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;
+}
+
+// A depthwise weight as [tap][channel].
+inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides& stride) {
+  cpu::Image image{};
+  image.dtype = p.dtype;
+  image.N = 1, image.C = p.O;
+  image.H = image.rows = p.h.kernel;
+  image.W = image.columns = p.w.kernel;
+  image.step_h = image.step_w = 1;
+  image.x = weight;
+  image.x_stride = {0, stride.n, stride.h, stride.w};
+  return lay_out(image, false);
+}
+
+// Pixels that follow each other evenly in every image involved are one line.
+inline void merge_lines(cpu::Product& p) {
+  const bool residual = p.residual != nullptr;
+  if (p.a_row == p.columns * p.a_column && p.y_row == p.columns * p.y_column &&
+      (!residual || p.residual_row == p.columns * p.residual_column)) {
+    p.columns *= p.rows;
+    p.rows = 1;
+    p.a_row = p.a_image, p.y_row = p.y_image, p.residual_row = p.residual_image;
+    if (p.a_image == p.columns * p.a_column && p.y_image == p.columns * p.y_column &&
+        (!residual || p.residual_image == p.columns * p.residual_column)) {
+      p.columns *= p.images;
+      p.images = 1;
+    }
+  }
+}
+
+}  // namespace torchext
