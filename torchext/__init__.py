@@ -11,5 +11,6 @@ from ._version import __version__
 _load.load_libraries(__path__)
 
 from . import nn, ops  # noqa: E402  (the ops register what the libraries define)
+from ._explain import explain  # noqa: E402
 
-__all__ = ["FallbackWarning", "__version__", "nn", "ops"]
+__all__ = ["FallbackWarning", "__version__", "explain", "nn", "ops"]

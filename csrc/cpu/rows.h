@@ -63,7 +63,9 @@ INLINE V masked(V v, Whole, double = 0) {
 template <class V, int... K>
 INLINE V masked(V v, Part part, double other, Lanes<K...>) {
   using I = decltype(v < v);
-  return I{K...} < static_cast<decltype(I{}[0] + 0)>(part.lanes) ? v : V{} + static_cast<decltype(v[0] + v[0])>(other);
+  return I{K...} < static_cast<decltype(I{}[0] + 0)>(part.lanes)
+             ? v
+             : V{} + static_cast<decltype(v[0] + v[0])>(other);
 }
 template <class V>
 INLINE V masked(V v, Part part, double other = 0) {

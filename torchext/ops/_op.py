@@ -62,6 +62,7 @@ class Op:
                    dimension. None: any number of leading dimensions are batch
     sharded_dims   DTensor: dims along which outputs and batched tensors may be sharded alike
     dtypes         of the first argument, for which kernels exist
+    slower         with the op's arguments: why ATen is faster here, where that was measured; or ""
     pairs          how many int[2] arguments, each of which may be one int, follow the first
     """
 
@@ -77,6 +78,7 @@ class Op:
     sample_dims: int | None = 3
     sharded_dims: tuple = (0,)
     dtypes: frozenset = FLOATS
+    slower: Callable = lambda *args: ""
     pairs: int = 0
     _kernel: Callable | None = field(init=False, default=None)  # None: the library did not load
 

@@ -1,0 +1,38 @@
+"""torchext.explain tells what ran, and leaves no trace."""
+
+import warnings
+
+import torch
+
+import torchext
+from torchext.ops import OPS
+
+
+def test_kernels_of_a_training_step():
+    model = torch.nn.Sequential(torchext.nn.Conv2d(3, 8, 3), torchext.nn.MaxPool2d(2))
+    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    steps = torchext.explain(lambda: model(x).sum().backward())
+    assert [step.op for step in steps] == [
+        "conv2d",
+        "max_pool2d",
+        "max_pool2d_backward",
+        "conv2d_backward_weight",
+    ]
+    assert steps[0].tensors[0] == "float32[2, 3, 8, 8] channels_last"
+    assert all(step.runs.startswith("CPU kernel") for step in steps)
+    assert str(steps).count("\n") >= 3
+    assert model[0].weight.grad is not None
+
+
+def test_plain_pytorch_is_named_and_nobody_is_warned():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (step,) = torchext.explain(torchext.nn.ReLU(), torch.ones(3, dtype=torch.int64))
+    assert step.runs == "plain PyTorch: no kernel for torch.int64"
+    assert str(torchext.explain(torch.relu, torch.ones(2))) == "no torchext op ran"
+
+
+def test_slower_shapes_say_so(monkeypatch):
+    monkeypatch.setattr(OPS["activation_inference"], "slower", lambda x, kind: f"kind {kind}")
+    (step,) = torchext.explain(torchext.nn.ReLU(), torch.ones(3))
+    assert str(step).endswith("\n    slower than PyTorch's own: kind 1")

@@ -1,0 +1,73 @@
+"""torchext.explain: which kernels a call runs, on what, and where PyTorch's own are faster."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import _fallback, _load
+from .ops import OPS
+from .ops._triton import serves_cuda
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of an op: of its kernel, or of plain PyTorch."""
+
+    op: str
+    tensors: tuple  # its tensor arguments, in words
+    runs: str  # what ran: the kernel's kind, or plain PyTorch and why
+    slower: str  # why PyTorch's own op is faster here, where that was measured; else ""
+
+    def __str__(self):
+        line = f"{self.op}({', '.join(self.tensors)}): {self.runs}"
+        return f"{line}\n    slower than PyTorch's own: {self.slower}" if self.slower else line
+
+
+class Explanation(list):
+    """The steps in order; printed, a line each."""
+
+    def __str__(self):
+        return "\n".join(map(str, self)) or "no torchext op ran"
+
+    __repr__ = __str__
+
+
+def explain(function, *args, **kwargs):
+    """Calls `function` (a module, or anything that runs torchext's ops) and tells what ran."""
+    steps = Explanation()
+
+    def fell_back(op, why):
+        steps.append(Step(op, (), f"plain PyTorch: {why}", ""))
+
+    with _fallback.told_to(fell_back), _Recorder(steps):
+        function(*args, **kwargs)
+    return steps
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "torchext":
+            name = func.__name__.split(".")[0]
+            tensors = tuple(_words(x) for x in args if isinstance(x, torch.Tensor))
+            slower = OPS[name].slower(*args)
+            self.steps.append(Step(name, tensors, _kernel(name, args[0].device.type), slower))
+        return func(*args, **(kwargs or {}))
+
+
+def _words(x):
+    dtype = str(x.dtype).removeprefix("torch.")
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    layout = " channels_last" if last and not x.is_contiguous() else ""
+    strided = "" if layout or x.is_contiguous() else " strided"
+    return f"{dtype}{list(x.shape)}{layout}{strided}"
+
+
+def _kernel(name, device):
+    if device == "cpu":
+        return f"CPU kernel, {_load.cpu_library().torchext_cpu_isa().decode()}"
+    return "Triton kernel" if serves_cuda(name) else "CUDA kernel"
