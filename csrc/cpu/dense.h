@@ -31,10 +31,6 @@ PLAIN Split split_of(const ActivateBackward& p) { return elementwise_split(p.cou
 constexpr int64_t kColumns = 64;
 
 PLAIN Split split_of(const LayerNorm& p) { return split(p.rows, p.size * 4); }
-PLAIN Split split_of(const LayerNormBackward& p) { return split(p.rows, p.size * 6); }
-PLAIN Split split_of(const LayerNormWeights& p) {
-  return split(ceil_div(p.size, kColumns), p.rows * kColumns * 2);
-}
 
 // Rows of channels, or one channel after another of a block of columns.
 template <class P>

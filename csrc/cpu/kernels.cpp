@@ -13,6 +13,7 @@
 #include "depthwise.h"
 #include "dots.h"
 #include "isa.h"
+#include "layer_norm.h"
 #include "outer.h"
 #include "pool2d.h"
 #include "product.h"
@@ -95,8 +96,6 @@ CPU_KERNEL(AvgPool2dBackward)
 CPU_KERNEL(Activate)
 CPU_KERNEL(ActivateBackward)
 CPU_KERNEL(LayerNorm)
-CPU_KERNEL(LayerNormBackward)
-CPU_KERNEL(LayerNormWeights)
 CPU_KERNEL(LocalResponseNorm)
 CPU_KERNEL(LocalResponseNormBackward)
 CPU_KERNEL(Softmax)
@@ -118,6 +117,7 @@ using cpu::Depthwise;
 using cpu::DepthwiseWeight;
 using cpu::Dots;
 using cpu::Image;
+using cpu::LayerNormRows;
 using cpu::Outer;
 using cpu::OuterSums;
 using cpu::Panels;
@@ -144,6 +144,7 @@ CPU_KERNEL(ColumnSums)
 CPU_KERNEL(Depthwise)
 CPU_KERNEL(DepthwiseWeight)
 CPU_KERNEL(Dots)
+CPU_KERNEL(LayerNormRows)
 CPU_KERNEL(RecurrentStep)
 CPU_KERNEL(RecurrentStepBackward)
 CPU_KERNEL(Separable)

@@ -1,6 +1,6 @@
 // layer_norm on the CPU: a row stays in the first cache while it is read three times (mean,
-// variance, result). Gradients of the weights: blocks of columns, summed over all rows.
-#include "../op/layer_norm.h"
+// variance, result).
+#include "layer_norm.h"
 
 #include "dense.h"
 #include "math.h"
@@ -43,67 +43,57 @@ static void forward(const LayerNorm& p, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
-static void backward(const LayerNormBackward& p, int64_t begin, int64_t end) {
-  using F = Compute<T>;
-  const F* weight = static_cast<const F*>(p.weight);
-  for (int64_t row = begin; row < end; ++row) {
-    const T* grad_y = static_cast<const T*>(p.grad_y) + row * p.size;
-    const T* x = static_cast<const T*>(p.x) + row * p.size;
-    const F mean = static_cast<const F*>(p.mean)[row], rstd = static_cast<const F*>(p.rstd)[row];
-    const auto weighted = [&](int64_t k, auto part) {
-      const auto g = load_row(grad_y + k, part);
-      return weight != nullptr ? g * load_row(weight + k, part) : g;
-    };
-    const auto xhat = [&](int64_t k, auto part) { return (load_row(x + k, part) - mean) * rstd; };
-    const F of_g = sum_over_row<T>(p.size, weighted) / static_cast<F>(p.size);
-    const F of_products =
-        sum_over_row<T>(p.size,
-                        [&](int64_t k, auto part) { return weighted(k, part) * xhat(k, part); }) /
-        static_cast<F>(p.size);
-    T* grad_x = static_cast<T*>(p.grad_x) + row * p.size;
-    for_each_vector<T>(p.size, [&](int64_t k, auto part) {
-      store_row(grad_x + k, (weighted(k, part) - of_g - xhat(k, part) * of_products) * rstd, part);
-    });
-  }
+template <class F>
+INLINE F* row_of(void* rows, int64_t row, int64_t size) {
+  return rows != nullptr ? static_cast<F*>(rows) + row * size : nullptr;
 }
 
-constexpr int64_t kRowsAtOnce = 128;  // summed by themselves first: long sums keep their precision
+template <class T>
+static void backward_row(const LayerNormRows& p, int64_t row, Compute<T>* of_weight,
+                         Compute<T>* of_bias) {
+  using F = Compute<T>;
+  const F* weight = static_cast<const F*>(p.weight);
+  const T* grad_y = static_cast<const T*>(p.grad_y) + row * p.size;
+  const T* x = static_cast<const T*>(p.x) + row * p.size;
+  const F mean = static_cast<const F*>(p.mean)[row], rstd = static_cast<const F*>(p.rstd)[row];
+  const auto weighted = [&](int64_t k, auto part) {
+    const auto g = load_row(grad_y + k, part);
+    return weight != nullptr ? g * load_row(weight + k, part) : g;
+  };
+  const auto xhat = [&](int64_t k, auto part) { return (load_row(x + k, part) - mean) * rstd; };
+  const F of_g = sum_over_row<T>(p.size, weighted) / static_cast<F>(p.size);
+  const F of_products =
+      sum_over_row<T>(p.size,
+                      [&](int64_t k, auto part) { return weighted(k, part) * xhat(k, part); }) /
+      static_cast<F>(p.size);
+  T* grad_x = static_cast<T*>(p.grad_x) + row * p.size;
+  for_each_vector<T>(p.size, [&](int64_t k, auto part) {
+    const auto v = xhat(k, part);
+    store_row(grad_x + k, (weighted(k, part) - of_g - v * of_products) * rstd, part);
+    if (of_weight == nullptr) return;
+    const auto g = load_row(grad_y + k, part);
+    store_row(of_weight + k, load_row(of_weight + k, part) + g * v, part);
+    store_row(of_bias + k, load_row(of_bias + k, part) + g, part);
+  });
+}
 
 template <class T>
-static void weights(const LayerNormWeights& p, int64_t begin, int64_t end) {
+static void backward(const LayerNormRows& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
-  const F *mean = static_cast<const F*>(p.mean), *rstd = static_cast<const F*>(p.rstd);
-  for (int64_t piece = begin; piece < end; ++piece) {
-    const int64_t first = piece * kColumns, columns = min_of(kColumns, p.size - first);
-    for_each_vector<T>(columns, [&](int64_t k, auto part) {
-      const int64_t column = first + k;
-      RowVector<T> weight{}, bias{};
-      for (int64_t row = 0; row < p.rows;) {
-        RowVector<T> some_weight{}, some_bias{};
-        for (const int64_t stop = min_of(p.rows, row + kRowsAtOnce); row < stop; ++row) {
-          const auto g = load_row(static_cast<const T*>(p.grad_y) + row * p.size + column, part);
-          const auto v = load_row(static_cast<const T*>(p.x) + row * p.size + column, part);
-          some_weight += g * ((v - mean[row]) * rstd[row]);
-          some_bias += g;
-        }
-        weight += some_weight;
-        bias += some_bias;
-      }
-      store_row(static_cast<F*>(p.grad_weight) + column, weight, part);
-      store_row(static_cast<F*>(p.grad_bias) + column, bias, part);
-    });
+  for (int64_t block = begin; block < end; ++block) {
+    F* of_weight = row_of<F>(p.weight_sums, block, p.size);
+    F* of_bias = row_of<F>(p.bias_sums, block, p.size);
+    for (int64_t k = 0; of_weight != nullptr && k < p.size; ++k) of_weight[k] = of_bias[k] = 0;
+    const int64_t first = p.rows * block / p.blocks, last = p.rows * (block + 1) / p.blocks;
+    for (int64_t row = first; row < last; ++row) backward_row<T>(p, row, of_weight, of_bias);
   }
 }
 
 }  // namespace
 
 void run(const LayerNorm& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(forward, p, begin, end) }
-void run(const LayerNormBackward& p, int64_t begin, int64_t end) {
+void run(const LayerNormRows& p, int64_t begin, int64_t end) {
   FOR_EACH_DTYPE(backward, p, begin, end)
-}
-void run(const LayerNormWeights& p, int64_t begin, int64_t end) {
-  FOR_EACH_DTYPE(weights, p, begin, end)
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA

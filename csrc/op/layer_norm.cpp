@@ -97,20 +97,19 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(const Tensor& grad_y, con
   const int64_t weights = of_weights ? size : 0;
   Tensor grad_weight = empty_vector(x, weights, compute_type(x));
   Tensor grad_bias = empty_vector(x, weights, compute_type(x));
-  const LayerNormBackward p{dtype,        rows,         size,       g.data_ptr(),     x.data_ptr(),
-                            m.data_ptr(), r.data_ptr(), pointer(w), grad_x.data_ptr()};
+  const LayerNormBackward p{dtype,
+                            rows,
+                            size,
+                            g.data_ptr(),
+                            x.data_ptr(),
+                            m.data_ptr(),
+                            r.data_ptr(),
+                            pointer(w),
+                            grad_x.data_ptr(),
+                            of_weights ? grad_weight.data_ptr() : nullptr,
+                            of_weights ? grad_bias.data_ptr() : nullptr};
   const Context context(x);
-  if (rows > 0) launch(p, context.stream);
-  const LayerNormWeights q{dtype,
-                           rows,
-                           size,
-                           g.data_ptr(),
-                           x.data_ptr(),
-                           m.data_ptr(),
-                           r.data_ptr(),
-                           grad_weight.data_ptr(),
-                           grad_bias.data_ptr()};
-  if (of_weights) launch(q, context.stream);  // without rows, it writes zeros
+  if (rows > 0 || of_weights) launch(p, context.stream);  // without rows, it writes zeros
   return {grad_x, grad_weight, grad_bias};
 }
 

@@ -17,24 +17,17 @@ struct LayerNorm {
   void *mean, *rstd;          // [rows]; null: not wanted
 };
 
-// grad_x = rstd * (g - mean of g - xhat * mean of g * xhat), g = grad_y * weight.
+// grad_x = rstd * (g - mean of g - xhat * mean of g * xhat), g = grad_y * weight;
+// grad_weight = sum over rows of grad_y * xhat; grad_bias = sum over rows of grad_y.
 struct LayerNormBackward {
   DType dtype;
   int64_t rows, size;
   const void *grad_y, *x, *mean, *rstd, *weight;
   void* grad_x;
-};
-
-// grad_weight = sum over rows of grad_y * xhat; grad_bias = sum over rows of grad_y.
-struct LayerNormWeights {
-  DType dtype;
-  int64_t rows, size;
-  const void *grad_y, *x, *mean, *rstd;
-  void *grad_weight, *grad_bias;
+  void *grad_weight, *grad_bias;  // null: not wanted
 };
 
 void launch(const LayerNorm& p, void* stream);
 void launch(const LayerNormBackward& p, void* stream);
-void launch(const LayerNormWeights& p, void* stream);
 
 }  // namespace torchext

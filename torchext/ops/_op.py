@@ -46,6 +46,19 @@ def needs_grad(*tensors):
     return False
 
 
+def _dispatches_nothing_else(x):
+    """Whether autograd may call a kernel on x at once: the way through the dispatcher and back to
+    Python costs 4 us, twice a training step."""
+    return (
+        type(x) in (torch.Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._is_torch_function_mode_enabled()
+        and not torch.is_autocast_enabled(x.device.type)
+        and _functorch.peek_interpreter_stack() is None
+    )
+
+
 @dataclass(eq=False, kw_only=True)
 class Op:
     """One schema of csrc/ops.cpp.
@@ -81,11 +94,12 @@ class Op:
     slower: Callable = lambda *args: ""
     pairs: int = 0
     _kernel: Callable | None = field(init=False, default=None)  # None: the library did not load
+    _function: type | None = field(init=False, default=None)  # the kernel, as autograd calls it
 
     def __post_init__(self):
         OPS[self.name] = self
         if not _load.why_not_loaded["cpu"]:
-            register(self, "torchext")
+            self._function = register(self, "torchext")
             self._kernel = getattr(torch.ops.torchext, self.name).default
 
     def __call__(self, x, *args, namespace="torchext"):
@@ -97,7 +111,12 @@ class Op:
         if why_not is None:
             if namespace != "torchext":
                 return getattr(getattr(torch.ops, namespace), self.name)(x, *args)
-            return self._kernel(x, *args)
+            if self._function is None or not _dispatches_nothing_else(x):
+                return self._kernel(x, *args)
+            if torch.is_grad_enabled():
+                return self._function.apply(x, *args, None)
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._kernel(x, *args)
         if why_not:
             notice(self.name, why_not)
         args = [[a, a] if k < self.pairs and isinstance(a, int) else a for k, a in enumerate(args)]
@@ -136,9 +155,13 @@ class Op:
 
 
 def register(op, namespace):
-    """Tells PyTorch all about `op` under `namespace`, where its schema is already defined."""
+    """Tells PyTorch all about `op` under `namespace`, where its schema is already defined.
+
+    Returns the autograd.Function of a differentiable op.
+    """
     qualified = f"{namespace}::{op.name}"
     library = library_of(namespace)
+    function = None
     library.impl(op.name, op.fallback, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, op.fake, lib=library)
     if op.backward:
@@ -147,9 +170,9 @@ def register(op, namespace):
             ctx.namespace = namespace
             op.save(ctx, inputs, output)
 
-        _register_autograd(op, namespace, op.backward, save)
+        function = _register_autograd(op, namespace, op.backward, save)
     elif "_backward" in op.name:
-        _register_double_backward(op, namespace)
+        function = _register_double_backward(op, namespace)
     overload = getattr(getattr(torch.ops, namespace), op.name).default
     torch.library.register_vmap(qualified, _fold_batch(op, overload), lib=library)
     if op.autocast:
@@ -168,6 +191,7 @@ def register(op, namespace):
         ),
     )
     when_imported("torch.distributed.tensor", lambda module: _register_sharding(op, overload))
+    return function
 
 
 def _register_autograd(op, namespace, backward, save):
@@ -180,6 +204,8 @@ def _register_autograd(op, namespace, backward, save):
 
     def below(keyset, args):
         with torch._C._AutoDispatchBelowAutograd():
+            if keyset is None:  # not from the dispatcher
+                return overload(*args)
             return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
     class Differentiable(torch.autograd.Function):
@@ -203,6 +229,7 @@ def _register_autograd(op, namespace, backward, save):
         return below(keyset, args)
 
     library_of(namespace).impl(op.name, autograd, "Autograd", with_keyset=True)
+    return Differentiable
 
 
 def _register_double_backward(op, namespace):
@@ -246,7 +273,7 @@ def _register_double_backward(op, namespace):
         found = iter(found)
         return tuple(next(found) if i in wanted else None for i in range(len(inputs)))
 
-    _register_autograd(op, namespace, backward, save)
+    return _register_autograd(op, namespace, backward, save)
 
 
 def _tensor_names(op, overload):
