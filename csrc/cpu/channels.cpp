@@ -10,16 +10,40 @@ namespace {
 
 constexpr int64_t kPixelsAtOnce = 128;  // summed by themselves first: long sums stay precise
 
-// function(offset of the first pixel's vector in x, its channel in [N, C], Whole or Part) for the
-// vectors of channels of channels_last pieces.
+// Neighbouring vectors, which a pass over pixels takes together: whole cache lines, and sums that
+// need not wait for each other.
+template <class V, int U>
+struct Vectors {
+  V of[U];
+  void operator+=(const Vectors& more) {
+    for (int j = 0; j < U; ++j) of[j] += more.of[j];
+  }
+};
+template <int U, class Function>
+INLINE auto vectors(Function function) {
+  Vectors<decltype(function(0)), U> made{};
+  for (int j = 0; j < U; ++j) made.of[j] = function(j);
+  return made;
+}
+template <int U>
+struct Count {
+  static constexpr int value = U;
+};
+
+// function(offset of the first pixel's vectors in x, their channel in [N, C], how many they are,
+// Whole or Part) for the vectors of channels of channels_last pieces.
 template <class T, class Function>
 INLINE void for_each_channel_vector(const Channels& p, int64_t begin, int64_t end,
                                     Function function) {
+  constexpr int N = kLanes<T>, U = 4;
   const int64_t blocks = ceil_div(p.C, kChannels);
   for (int64_t piece = begin; piece < end; ++piece) {
     const int64_t n = piece / blocks, c = piece % blocks * kChannels;
-    for_each_vector<T>(min_of(kChannels, p.C - c), [&](int64_t k, auto part) {
-      function(n * p.S * p.C + c + k, n * p.C + c + k, part);
+    const int64_t at = n * p.S * p.C + c, channel = n * p.C + c, count = min_of(kChannels, p.C - c);
+    int64_t k = 0;
+    for (; k + U * N <= count; k += U * N) function(at + k, channel + k, Count<U>{}, Whole{});
+    for_each_vector<T>(count - k, [&](int64_t more, auto part) {
+      function(at + k + more, channel + k + more, Count<1>{}, part);
     });
   }
 }
@@ -42,16 +66,24 @@ static void moments(const ChannelMoments& p, int64_t begin, int64_t end) {
   using V = RowVector<T>;
   F *means = static_cast<F*>(p.mean), *all_squares = static_cast<F*>(p.squares);
   if (p.channels_last) {
-    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto part) {
+    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto u, auto part) {
+      constexpr int U = decltype(u)::value, N = kLanes<T>;
+      using Many = Vectors<V, U>;
       const T* x = static_cast<const T*>(p.x) + at;
-      const auto pixel = [&](int64_t s) { return load_row(x + s * p.C, part); };
-      const V mean = sum_over_pixels<V>(p.S, pixel) / static_cast<F>(p.S);
-      const V squares = sum_over_pixels<V>(p.S, [&](int64_t s) {
-        const V d = pixel(s) - mean;
-        return d * d;
+      Many mean = sum_over_pixels<Many>(p.S, [&](int64_t s) {
+        return vectors<U>([&](int j) { return load_row(x + s * p.C + j * N, part); });
       });
-      store_row(means + channel, mean, part);
-      store_row(all_squares + channel, squares, part);
+      for (V& m : mean.of) m /= static_cast<F>(p.S);
+      const Many squares = sum_over_pixels<Many>(p.S, [&](int64_t s) {
+        return vectors<U>([&](int j) {
+          const V d = load_row(x + s * p.C + j * N, part) - mean.of[j];
+          return d * d;
+        });
+      });
+      for (int j = 0; j < U; ++j) {
+        store_row(means + channel + j * N, mean.of[j], part);
+        store_row(all_squares + channel + j * N, squares.of[j], part);
+      }
     });
     return;
   }
@@ -111,14 +143,19 @@ static void sums(const ChannelSums& p, int64_t begin, int64_t end) {
   using V = RowVector<T>;
   F *all_of_g = static_cast<F*>(p.of_g), *all_of_products = static_cast<F*>(p.of_products);
   if (p.channels_last) {
-    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto part) {
-      const auto of = [&](const void* array) {
-        return load_row(static_cast<const F*>(array) + channel, part);
-      };
-      const Sums<V> sum = sum_over_pixels<Sums<V>>(
-          p.S, [&](int64_t s) { return products<T>(p, at + s * p.C, part, of); });
-      store_row(all_of_g + channel, sum.of_g, part);
-      store_row(all_of_products + channel, sum.of_products, part);
+    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto u, auto part) {
+      constexpr int U = decltype(u)::value, N = kLanes<T>;
+      const auto sum = sum_over_pixels<Vectors<Sums<V>, U>>(p.S, [&](int64_t s) {
+        return vectors<U>([&](int j) {
+          return products<T>(p, at + s * p.C + j * N, part, [&](const void* array) {
+            return load_row(static_cast<const F*>(array) + channel + j * N, part);
+          });
+        });
+      });
+      for (int j = 0; j < U; ++j) {
+        store_row(all_of_g + channel + j * N, sum.of[j].of_g, part);
+        store_row(all_of_products + channel + j * N, sum.of[j].of_products, part);
+      }
     });
     return;
   }

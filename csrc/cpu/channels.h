@@ -41,10 +41,10 @@ struct ChannelAffine : Channels {
 constexpr int64_t kChannels = 64;  // of one piece of sums in channels_last: whole cache lines
 constexpr int64_t kPixels = 16;    // of one piece of elements in channels_last
 
-// As many images as a batch norm's image may be taken for: in channels_last its pixels follow each
-// other, and more threads can add up smaller ones.
+// As many images as an image may be taken for: in channels_last its pixels follow each other, and
+// more threads can add up smaller ones.
 PLAIN int64_t parts_of_image(const Channels& p) {
-  if (!p.channels_last || p.groups != 0) return 1;
+  if (!p.channels_last) return 1;
   for (int64_t parts = ceil_div(p.S, 1024); p.S / parts >= 128; ++parts) {
     if (p.S % parts == 0) return parts;
   }

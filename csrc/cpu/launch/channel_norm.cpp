@@ -17,13 +17,15 @@ using cpu::Scratch;
 
 // The channels that share statistics: which set (n, c) belongs to, and how many values a set has.
 struct Sets {
-  explicit Sets(const Channels& p)
-      : groups(p.groups),
-        count(p.groups ? p.N * p.groups : p.C),
+  // An image is so many parts, which p takes for images.
+  Sets(const Channels& p, int64_t parts)
+      : parts(parts),
+        groups(p.groups),
+        count(p.groups ? p.N / parts * p.groups : p.C),
         channels(p.groups ? p.C / p.groups : 1),
-        values((p.groups ? channels : p.N) * p.S) {}
-  int64_t of(int64_t n, int64_t c) const { return groups ? n * groups + c / channels : c; }
-  int64_t groups, count, channels, values;
+        values((p.groups ? parts * channels : p.N) * p.S) {}
+  int64_t of(int64_t n, int64_t c) const { return groups ? n / parts * groups + c / channels : c; }
+  int64_t parts, groups, count, channels, values;
 };
 
 // mean[set] and squares[set] of the sets, from those of their channels (Chan's formula).
@@ -45,8 +47,7 @@ void combine(const Channels& p, const Sets& sets, const F* mean, const F* square
 }
 
 template <class F>
-void normalize(const ChannelNorm& p, void* stream) {
-  const Sets sets(p);
+void normalize(const ChannelNorm& p, const Sets& sets, void* stream) {
   F *mean = static_cast<F*>(p.mean), *rstd = static_cast<F*>(p.rstd);
   const Scratch arrays(p.dtype, 4, p.N, p.C);
   F* channel_mean = static_cast<F*>(arrays.get());
@@ -98,8 +99,7 @@ void normalize(const ChannelNorm& p, void* stream) {
 }
 
 template <class F>
-void backward(const ChannelNormBackward& p, void* stream) {
-  const Sets sets(p);
+void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
   const F *mean = static_cast<const F*>(p.mean), *rstd = static_cast<const F*>(p.rstd);
   const F *weight = static_cast<const F*>(p.weight), *bias = static_cast<const F*>(p.bias);
   const Scratch arrays(p.dtype, 6, p.N, p.C);
@@ -152,8 +152,7 @@ void backward(const ChannelNormBackward& p, void* stream) {
 }
 
 template <class P>
-P in_parts(P p) {
-  const int64_t parts = cpu::parts_of_image(p);
+P in_parts(P p, int64_t parts) {
   p.N *= parts, p.S /= parts;
   return p;
 }
@@ -161,12 +160,16 @@ P in_parts(P p) {
 }  // namespace
 
 void launch(const ChannelNorm& whole, void* stream) {
-  const ChannelNorm p = in_parts(whole);
-  p.dtype == DType::f64 ? normalize<double>(p, stream) : normalize<float>(p, stream);
+  const int64_t parts = cpu::parts_of_image(whole);
+  const ChannelNorm p = in_parts(whole, parts);
+  const Sets sets(p, parts);
+  p.dtype == DType::f64 ? normalize<double>(p, sets, stream) : normalize<float>(p, sets, stream);
 }
 void launch(const ChannelNormBackward& whole, void* stream) {
-  const ChannelNormBackward p = in_parts(whole);
-  p.dtype == DType::f64 ? backward<double>(p, stream) : backward<float>(p, stream);
+  const int64_t parts = cpu::parts_of_image(whole);
+  const ChannelNormBackward p = in_parts(whole, parts);
+  const Sets sets(p, parts);
+  p.dtype == DType::f64 ? backward<double>(p, sets, stream) : backward<float>(p, sets, stream);
 }
 
 }  // namespace torchext
