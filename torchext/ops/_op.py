@@ -51,6 +51,7 @@ def _dispatches_nothing_else(x):
     Python costs 4 us, twice a training step."""
     return (
         type(x) in (torch.Tensor, torch.nn.Parameter)
+        and (x.is_cpu or x.is_cuda)
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_torch_function_mode_enabled()
