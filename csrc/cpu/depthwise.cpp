@@ -14,7 +14,7 @@ static void filter_rows(const Depthwise& p, int64_t begin, int64_t end) {
     const Compute<T>* x = static_cast<const Compute<T>*>(p.x) + (n * p.x_image + oh * p.x_row);
     const T* residual =
         p.residual ? static_cast<const T*>(p.residual) + (n * rs.n + oh * rs.h) : nullptr;
-    filter_line(p, p.OW, x, residual, static_cast<T*>(p.y) + (n * ys.n + oh * ys.h));
+    filter_row(p, oh, {0, p.OW}, x, residual, static_cast<T*>(p.y) + (n * ys.n + oh * ys.h));
   }
 }
 

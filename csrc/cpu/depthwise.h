@@ -19,7 +19,12 @@ struct Depthwise {
   Strides y_stride, residual_stride;
   Activation activation;
   const void *scale, *shift;  // F, for sum * scale + shift; or null
+  // Of an image without padding: output (oh, ow) has tap t in row oh * step_h + tap_h[t] and column
+  // ow * step_w + tap_w[t], and taps beyond its H x W pixels count for nothing. Null: none ever is.
+  const int64_t *tap_h, *tap_w;
+  int64_t step_h, step_w, H, W;
 };
+constexpr int64_t kMostBorderTaps = 64;  // of a filter on an image without padding
 
 // sums[t][c] = sum over n and p of grad[n, p, c] * x[n, p * stride + t * dilation, c]
 struct DepthwiseWeight {

@@ -9,16 +9,22 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
+// Where taps lie in an image, seen from an output's first tap, and in the weights.
+struct Taps {
+  int64_t count;
+  const int64_t *x, *w;
+};
+
 // N channels of U neighbouring outputs.
 template <int N, int U, class T>
-INLINE void filter(const Depthwise& p, const Compute<T>* x, int64_t c, const T* bias,
-                   const T* residual, T* y) {
+INLINE void filter(const Depthwise& p, const Taps& taps, const Compute<T>* x, int64_t c,
+                   const T* bias, const T* residual, T* y) {
   using F = Compute<T>;
   using V = Vec<F, N>;
   V sum[U] = {};
-  for (int64_t t = 0; t < p.taps; ++t) {
-    const V w = load<N>(static_cast<const F*>(p.w) + p.w_tap[t] + c);
-    const F* tap = x + p.x_tap[t] + c;
+  for (int64_t t = 0; t < taps.count; ++t) {
+    const V w = load<N>(static_cast<const F*>(p.w) + taps.w[t] + c);
+    const F* tap = x + taps.x[t] + c;
     for (int u = 0; u < U; ++u) sum[u] += load<N>(tap + u * p.x_column) * w;
   }
   for (int u = 0; u < U; ++u) {
@@ -35,39 +41,88 @@ INLINE void filter(const Depthwise& p, const Compute<T>* x, int64_t c, const T* 
 }
 
 template <int N, int U, class T>
-INLINE void filter_channels(const Depthwise& p, const Compute<T>* x, int64_t c, const T* bias,
-                            const T* residual, T* y) {
-  for (; c + N <= p.C; c += N) filter<N, U>(p, x, c, bias, residual, y);
-  if constexpr (N > 1) filter_channels<N / 2, U>(p, x, c, bias, residual, y);
+INLINE void filter_channels(const Depthwise& p, const Taps& taps, const Compute<T>* x, int64_t c,
+                            const T* bias, const T* residual, T* y) {
+  for (; c + N <= p.C; c += N) filter<N, U>(p, taps, x, c, bias, residual, y);
+  if constexpr (N > 1) filter_channels<N / 2, U>(p, taps, x, c, bias, residual, y);
 }
 
 template <int U, class T>
-INLINE void filter_outputs(const Depthwise& p, const Compute<T>* x, const T* bias,
+INLINE void filter_outputs(const Depthwise& p, const Taps& taps, const Compute<T>* x, const T* bias,
                            const T* residual, T* y) {
   const bool adjacent = p.y_stride.c == 1 && (residual == nullptr || p.residual_stride.c == 1);
   if (adjacent) {
-    filter_channels<kLanes<T>, U>(p, x, 0, bias, residual, y);
+    filter_channels<kLanes<T>, U>(p, taps, x, 0, bias, residual, y);
   } else {
-    for (int64_t c = 0; c < p.C; ++c) filter<1, U>(p, x, c, bias, residual, y);
+    for (int64_t c = 0; c < p.C; ++c) filter<1, U>(p, taps, x, c, bias, residual, y);
   }
 }
 
 // Neighbouring outputs of a row: x, residual and y are the first one's.
 template <class T>
-INLINE void filter_line(const Depthwise& p, int64_t count, const Compute<T>* x, const T* residual,
-                        T* y) {
+static void filter_line(const Depthwise& p, const Taps& taps, int64_t count, const Compute<T>* x,
+                        const T* residual, T* y) {
   constexpr int U = 4;
   const T* bias = static_cast<const T*>(p.bias);
   const int64_t residual_step = residual != nullptr ? p.residual_stride.w : 0;
   int64_t k = 0;
   for (; k + U <= count; k += U) {
-    filter_outputs<U>(p, x + k * p.x_column, bias, residual + k * residual_step,
+    filter_outputs<U>(p, taps, x + k * p.x_column, bias, residual + k * residual_step,
                       y + k * p.y_stride.w);
   }
   for (; k < count; ++k) {
-    filter_outputs<1>(p, x + k * p.x_column, bias, residual + k * residual_step,
+    filter_outputs<1>(p, taps, x + k * p.x_column, bias, residual + k * residual_step,
                       y + k * p.y_stride.w);
   }
+}
+
+// Those taps, of at most kMostBorderTaps, that lie inside the image along one axis.
+struct InsideTaps {
+  int64_t count = 0, first = 0, last = 0;  // the range of their columns
+  int64_t x[kMostBorderTaps], w[kMostBorderTaps], column[kMostBorderTaps];
+
+  void add(int64_t x_tap, int64_t w_tap, int64_t column_of_tap) {
+    first = count == 0 ? column_of_tap : min_of(first, column_of_tap);
+    last = count == 0 ? column_of_tap : max_of(last, column_of_tap);
+    x[count] = x_tap, w[count] = w_tap, column[count] = column_of_tap;
+    ++count;
+  }
+  Taps taps() const { return {count, x, w}; }
+};
+
+// Outputs [columns) of row oh, whose first one x, residual and y belong to.
+template <class T>
+INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const Compute<T>* x,
+                       const T* residual, T* y) {
+  const auto line = [&](const Taps& taps, int64_t begin, int64_t end) {
+    const int64_t k = begin - columns.begin;
+    filter_line(p, taps, end - begin, x + k * p.x_column,
+                residual != nullptr ? residual + k * p.residual_stride.w : nullptr,
+                y + k * p.y_stride.w);
+  };
+  if (p.tap_h == nullptr) return line({p.taps, p.x_tap, p.w_tap}, columns.begin, columns.end);
+  InsideTaps rows;
+  for (int64_t t = 0; t < p.taps; ++t) {
+    const int64_t h = oh * p.step_h + p.tap_h[t];
+    if (h >= 0 && h < p.H) rows.add(p.x_tap[t], p.w_tap[t], p.tap_w[t]);
+  }
+  // Outputs from `left` to `right` have all of these inside.
+  const auto clamped = [&](int64_t column) {
+    const int64_t rounded = ceil_div(max_of(column, int64_t{0}), p.step_w);
+    return min_of(columns.end, max_of(columns.begin, rounded));
+  };
+  const int64_t left = clamped(-rows.first), right = max_of(left, clamped(p.W - rows.last));
+  const auto edge = [&](int64_t ow) {
+    InsideTaps inside;
+    for (int64_t t = 0; t < rows.count; ++t) {
+      const int64_t w = ow * p.step_w + rows.column[t];
+      if (w >= 0 && w < p.W) inside.add(rows.x[t], rows.w[t], 0);
+    }
+    line(inside.taps(), ow, ow + 1);
+  };
+  for (int64_t ow = columns.begin; ow < left; ++ow) edge(ow);
+  line(rows.taps(), left, right);
+  for (int64_t ow = right; ow < columns.end; ++ow) edge(ow);
 }
 
 }  // namespace

@@ -14,7 +14,8 @@ static void filter_pixels(const Depthwise& p, Range lines, Range columns, F* til
   for (int64_t line = lines.begin; line < lines.end; ++line) {
     const F* x = static_cast<const F*>(p.x) +
                  (line / p.OH * p.x_image + line % p.OH * p.x_row + columns.begin * p.x_column);
-    filter_line<F>(p, width, x, nullptr, tile + (line - lines.begin) * width * p.C);
+    F* y = tile + (line - lines.begin) * width * p.C;
+    filter_row<F>(p, line % p.OH, columns, x, nullptr, y);
   }
 }
 

@@ -49,35 +49,20 @@ void for_parts(int64_t images, const Parts& parts, Launch launch) {
 }
 
 void launch_depthwise(const Conv2d& p, const Parts& parts) {
-  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), true);
+  const FilterInput x(p, p.x, p.x_stride);
   const Laid w = lay_out_taps(p, p.weight, p.w_stride);
-  const std::vector<int64_t> taps = segments_of(p, x).offsets;
-  std::vector<int64_t> w_taps;
-  for (size_t t = 0; t < taps.size(); ++t) w_taps.push_back(static_cast<int64_t>(t) * p.C);
-  cpu::Depthwise filter{p.dtype,
-                        p.N,
-                        p.C,
-                        p.OH,
-                        p.OW,
-                        static_cast<int64_t>(taps.size()),
-                        x.data,
-                        x.n,
-                        p.h.stride * x.row,
-                        p.w.stride * x.column,
-                        taps.data(),
-                        w.data,
-                        w_taps.data(),
-                        p.bias,
-                        p.residual,
-                        p.y,
-                        p.y_stride,
-                        p.residual_stride,
-                        p.activation,
-                        p.scale,
-                        p.shift};
+  cpu::Depthwise filter{};
+  filter.dtype = p.dtype;
+  x.set(filter);
+  filter.w = w.data;
+  filter.bias = p.bias, filter.residual = p.residual, filter.y = p.y;
+  filter.y_stride = p.y_stride, filter.residual_stride = p.residual_stride;
+  filter.activation = p.activation;
+  filter.scale = p.scale, filter.shift = p.shift;
+  const void* images = filter.x;
   for_parts(p.N, parts, [&](int64_t begin, int64_t end) {
     filter.N = end - begin;
-    filter.x = at_f(x.data, p.dtype, begin * x.n);
+    filter.x = at_f(images, p.dtype, begin * filter.x_image);
     filter.y = at(p.y, p.dtype, begin * p.y_stride.n);
     if (p.residual) filter.residual = at(p.residual, p.dtype, begin * p.residual_stride.n);
     launch(filter, nullptr);
@@ -215,7 +200,11 @@ cpu::Image gated_gradient(const Conv2dShape& p, const void* grad_y, const Stride
 
 void launch(const Conv2dBackwardInput& p, void*) {
   const std::vector<Reach> rows = reaches_of(p.h, p.H), columns = reaches_of(p.w, p.W);
-  const Margin above = margin_of(rows, p.OH), beside = margin_of(columns, p.OW);
+  Margin above = margin_of(rows, p.OH), beside = margin_of(columns, p.OW);
+  const bool bare = is_depthwise(p) && p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps &&
+                    readable_in_place(gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride,
+                                                     p.activation));
+  if (bare) above = beside = {};
   const Laid grad = lay_out(
       gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation, above, beside),
       true);
@@ -223,13 +212,15 @@ void launch(const Conv2dBackwardInput& p, void*) {
   const Laid taps = is_depthwise(p) ? lay_out_taps(p, p.weight, p.w_stride) : Laid{};
   for (const Reach& row : rows) {
     for (const Reach& column : columns) {
-      std::vector<int64_t> w_segments, w_taps, a_segments;
+      std::vector<int64_t> w_segments, w_taps, a_segments, tap_rows, tap_columns;
       for (size_t i = 0; i < row.taps.size(); ++i) {
         for (size_t j = 0; j < column.taps.size(); ++j) {
           w_segments.push_back(row.taps[i] * p.w_stride.h + column.taps[j] * p.w_stride.w);
           a_segments.push_back((row.shifts[i] + above.before) * grad.row +
                                (column.shifts[j] + beside.before) * grad.column);
           w_taps.push_back((row.taps[i] * p.w.kernel + column.taps[j]) * p.C);
+          tap_rows.push_back(row.shifts[i]);
+          tap_columns.push_back(column.shifts[j]);
         }
       }
       const Strides& xs = p.grad_x_stride;
@@ -246,6 +237,11 @@ void launch(const Conv2dBackwardInput& p, void*) {
         filter.bias = p.bias;
         filter.y = grad_x;
         filter.y_stride = {xs.n, xs.c, p.h.stride * xs.h, p.w.stride * xs.w};
+        if (bare) {
+          filter.tap_h = tap_rows.data(), filter.tap_w = tap_columns.data();
+          filter.step_h = filter.step_w = 1;
+          filter.H = p.OH, filter.W = p.OW;
+        }
         launch(filter, nullptr);
         continue;
       }

@@ -35,11 +35,8 @@ void* workspace(int64_t bytes) {
 
 void launch(const DepthwiseSeparable& p, void* stream) {
   const Conv2d &from = p.depthwise, &to = p.pointwise;
-  const Laid x = lay_out(padded_input(from, from.x, from.x_stride), true);
+  const FilterInput x(from, from.x, from.x_stride);
   const Laid w = lay_out_taps(from, from.weight, from.w_stride);
-  const std::vector<int64_t> taps = segments_of(from, x).offsets;
-  std::vector<int64_t> w_taps;
-  for (size_t t = 0; t < taps.size(); ++t) w_taps.push_back(static_cast<int64_t>(t) * from.C);
   const cpu::Folded norm(from.dtype, from.C, p.depthwise_norm);
   const cpu::Folded pointwise_norm(to.dtype, to.O, p.pointwise_norm);
 
@@ -49,12 +46,8 @@ void launch(const DepthwiseSeparable& p, void* stream) {
   separable.out_of_memory = &out_of_memory;
   cpu::Depthwise& filter = separable.depthwise;
   filter.dtype = from.dtype == DType::f64 ? DType::f64 : DType::f32;
-  filter.N = from.N, filter.C = from.C, filter.OH = from.OH, filter.OW = from.OW;
-  filter.taps = static_cast<int64_t>(taps.size());
-  filter.x = x.data, filter.x_image = x.n;
-  filter.x_row = from.h.stride * x.row, filter.x_column = from.w.stride * x.column;
-  filter.x_tap = taps.data();
-  filter.w = w.data, filter.w_tap = w_taps.data();
+  x.set(filter);
+  filter.w = w.data;
   filter.y_stride = {0, 1, 0, from.C};
   filter.activation = from.activation;
   filter.scale = norm.scale(), filter.shift = norm.shift();

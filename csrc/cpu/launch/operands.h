@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../../op/conv2d.h"
-#include "../product.h"
+#include "../depthwise.h"
 #include "scratch.h"
 
 namespace torchext {
@@ -112,6 +112,47 @@ inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides
   image.x_stride = {0, stride.n, stride.h, stride.w};
   return lay_out(image, false);
 }
+
+// What a depthwise filter reads: the image as it is, or a padded one where it can't be read in
+// place.
+class FilterInput {
+ public:
+  FilterInput(const Conv2dShape& p, const void* x, const Strides& stride) : shape_(p) {
+    cpu::Image image = padded_input(p, x, stride);
+    cpu::Image bare = image;
+    bare.top = bare.left = 0, bare.rows = p.H, bare.columns = p.W;
+    bare_ = p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps && readable_in_place(bare);
+    x_ = lay_out(bare_ ? bare : image, true);
+    for (int64_t i = 0; i < p.h.kernel; ++i) {
+      for (int64_t j = 0; j < p.w.kernel; ++j) {
+        rows_.push_back(i * p.h.dilation - (bare_ ? p.h.padding : 0));
+        columns_.push_back(j * p.w.dilation - (bare_ ? p.w.padding : 0));
+        x_taps_.push_back(rows_.back() * x_.row + columns_.back() * x_.column);
+        w_taps_.push_back((i * p.w.kernel + j) * p.C);
+      }
+    }
+  }
+
+  // The filter must not outlive this.
+  void set(cpu::Depthwise& filter) const {
+    const Conv2dShape& p = shape_;
+    filter.N = p.N, filter.C = p.C, filter.OH = p.OH, filter.OW = p.OW;
+    filter.taps = static_cast<int64_t>(x_taps_.size());
+    filter.x = x_.data, filter.x_image = x_.n;
+    filter.x_row = p.h.stride * x_.row, filter.x_column = p.w.stride * x_.column;
+    filter.x_tap = x_taps_.data(), filter.w_tap = w_taps_.data();
+    if (!bare_) return;
+    filter.tap_h = rows_.data(), filter.tap_w = columns_.data();
+    filter.step_h = p.h.stride, filter.step_w = p.w.stride;
+    filter.H = p.H, filter.W = p.W;
+  }
+
+ private:
+  const Conv2dShape& shape_;
+  bool bare_;
+  Laid x_;
+  std::vector<int64_t> rows_, columns_, x_taps_, w_taps_;
+};
 
 // Pixels that follow each other evenly in every image involved are one line.
 inline void merge_lines(cpu::Product& p) {
