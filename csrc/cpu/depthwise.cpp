@@ -18,45 +18,59 @@ static void filter_rows(const Depthwise& p, int64_t begin, int64_t end) {
   }
 }
 
-// Some taps of N channels, summed along each row of outputs and then over the rows.
-template <int Taps, int N, class F>
-INLINE void correlate(const DepthwiseWeight& p, int64_t c, int64_t first) {
+// Some taps of N channels, summed along a run of outputs.
+template <int Count, int N, class F>
+INLINE void correlate(const DepthwiseWeight& p, const Taps& taps, int64_t first, int64_t count,
+                      const F* grad, const F* x, F* sums) {
   using V = Vec<F, N>;
-  V total[Taps] = {};
-  for (int64_t line = 0; line < p.N * p.OH; ++line) {
-    const int64_t n = line / p.OH, oh = line % p.OH;
-    const F* grad = static_cast<const F*>(p.grad) + (n * p.grad_image + oh * p.grad_row + c);
-    const F* x = static_cast<const F*>(p.x) + (n * p.x_image + oh * p.x_row + c);
-    V sum[Taps] = {};
-    for (int64_t ow = 0; ow < p.OW; ++ow) {
-      const V g = load<N>(grad + ow * p.grad_column);
+  V sum[Count] = {};
+  for (int64_t k = 0; k < count; ++k) {
+    const V g = load<N>(grad + k * p.grad_column);
 #pragma GCC unroll 9
-      for (int t = 0; t < Taps; ++t) {
-        sum[t] += g * load<N>(x + p.x_tap[first + t] + ow * p.x_column);
-      }
+    for (int t = 0; t < Count; ++t) {
+      sum[t] += g * load<N>(x + taps.x[first + t] + k * p.x_column);
     }
-    for (int t = 0; t < Taps; ++t) total[t] += sum[t];
   }
-  for (int t = 0; t < Taps; ++t) {
-    store<N>(static_cast<F*>(p.sums) + (first + t) * p.C + c, total[t]);
+  for (int t = 0; t < Count; ++t) {
+    F* to = sums + taps.w[first + t];
+    store<N>(to, load<N>(to) + sum[t]);
   }
 }
 
 template <int N, class F>
-INLINE void correlate_channels(const DepthwiseWeight& p, int64_t c, int64_t end) {
-  for (; c + N <= end; c += N) {
+static void correlate_channels(const DepthwiseWeight& p, const Taps& taps, int64_t count, int64_t c,
+                               const F* grad, const F* x, F* sums) {
+  for (; c + N <= p.C; c += N) {
     int64_t t = 0;
-    for (; t + 9 <= p.taps; t += 9) correlate<9, N, F>(p, c, t);
-    for (; t + 5 <= p.taps; t += 5) correlate<5, N, F>(p, c, t);
-    for (; t < p.taps; ++t) correlate<1, N, F>(p, c, t);
+    for (; t + 9 <= taps.count; t += 9) {
+      correlate<9, N>(p, taps, t, count, grad + c, x + c, sums + c);
+    }
+    for (; t + 3 <= taps.count; t += 3) {
+      correlate<3, N>(p, taps, t, count, grad + c, x + c, sums + c);
+    }
+    for (; t < taps.count; ++t) correlate<1, N>(p, taps, t, count, grad + c, x + c, sums + c);
   }
-  if constexpr (N > 1) correlate_channels<N / 2, F>(p, c, end);
+  if constexpr (N > 1) correlate_channels<N / 2>(p, taps, count, c, grad, x, sums);
 }
 
 template <class T>
 static void correlate_blocks(const DepthwiseWeight& p, int64_t begin, int64_t end) {
-  const int64_t block = panel_columns(p.dtype);
-  correlate_channels<kLanes<T>, Compute<T>>(p, begin * block, min_of(p.C, end * block));
+  using F = Compute<T>;
+  const int64_t lines = p.N * p.OH;
+  for (int64_t block = begin; block < end; ++block) {
+    F* sums = static_cast<F*>(p.sums) + block * p.taps * p.C;
+    for (int64_t k = 0; k < p.taps * p.C; ++k) sums[k] = 0;
+    const int64_t stop = lines * (block + 1) / p.blocks;
+    for (int64_t line = lines * block / p.blocks; line < stop; ++line) {
+      const int64_t n = line / p.OH, oh = line % p.OH;
+      const F* grad = static_cast<const F*>(p.grad) + (n * p.grad_image + oh * p.grad_row);
+      const F* x = static_cast<const F*>(p.x) + (n * p.x_image + oh * p.x_row);
+      for_each_run(p, oh, {0, p.OW}, [&](const Taps& taps, int64_t first, int64_t last) {
+        correlate_channels<kLanes<T>>(p, taps, last - first, 0, grad + first * p.grad_column,
+                                      x + first * p.x_column, sums);
+      });
+    }
+  }
 }
 
 }  // namespace

@@ -6,42 +6,43 @@
 
 namespace torchext::cpu {
 
-struct Depthwise {
+// Which pixels an output sees: of a padded image, or of a bare one, where output (oh, ow) has tap t
+// in row oh * step_h + tap_h[t] and column ow * step_w + tap_w[t], and taps beyond its H x W pixels
+// count for nothing.
+struct Filter {
   DType dtype;  // of y, bias and residual
   int64_t N, C, OH, OW, taps;
   const void* x;                     // F
   int64_t x_image, x_row, x_column;  // from one output to the next
   const int64_t* x_tap;
+  const int64_t* w_tap;          // the tap's place in w, or in sums
+  const int64_t *tap_h, *tap_w;  // null: padded
+  int64_t step_h, step_w, H, W;
+};
+constexpr int64_t kMostBorderTaps = 64;  // of a filter on a bare image
+
+struct Depthwise : Filter {
   const void* w;  // F, channels adjacent
-  const int64_t* w_tap;
   const void *bias, *residual;
   void* y;
   Strides y_stride, residual_stride;
   Activation activation;
   const void *scale, *shift;  // F, for sum * scale + shift; or null
-  // Of an image without padding: output (oh, ow) has tap t in row oh * step_h + tap_h[t] and column
-  // ow * step_w + tap_w[t], and taps beyond its H x W pixels count for nothing. Null: none ever is.
-  const int64_t *tap_h, *tap_w;
-  int64_t step_h, step_w, H, W;
 };
-constexpr int64_t kMostBorderTaps = 64;  // of a filter on an image without padding
 
-// sums[t][c] = sum over n and p of grad[n, p, c] * x[n, p * stride + t * dilation, c]
-struct DepthwiseWeight {
-  DType dtype;
-  int64_t N, C, OH, OW, taps;
+// sums[block][t][c] = sum over n and p of grad[n, p, c] * x[n, p * stride + t * dilation, c], of
+// the block's rows of outputs.
+struct DepthwiseWeight : Filter {
   const void* grad;  // F
   int64_t grad_image, grad_row, grad_column;
-  const void* x;  // F
-  int64_t x_image, x_row, x_column;
-  const int64_t* x_tap;
+  int64_t blocks;
   void* sums;  // F
 };
+constexpr int64_t kMostWeightBlocks = 32;  // adding them up is little work
 
 PLAIN Split split_of(const Depthwise& p) { return split(p.N * p.OH, p.OW * p.C * p.taps); }
 PLAIN Split split_of(const DepthwiseWeight& p) {
-  return split(ceil_div(p.C, panel_columns(p.dtype)),
-               p.N * p.OH * p.OW * p.taps * panel_columns(p.dtype));
+  return split(p.blocks, ceil_div(p.N * p.OH, p.blocks) * p.OW * p.C * p.taps);
 }
 
 }  // namespace torchext::cpu

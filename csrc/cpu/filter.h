@@ -90,17 +90,13 @@ struct InsideTaps {
   Taps taps() const { return {count, x, w}; }
 };
 
-// Outputs [columns) of row oh, whose first one x, residual and y belong to.
-template <class T>
-INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const Compute<T>* x,
-                       const T* residual, T* y) {
-  const auto line = [&](const Taps& taps, int64_t begin, int64_t end) {
-    const int64_t k = begin - columns.begin;
-    filter_line(p, taps, end - begin, x + k * p.x_column,
-                residual != nullptr ? residual + k * p.residual_stride.w : nullptr,
-                y + k * p.y_stride.w);
-  };
-  if (p.tap_h == nullptr) return line({p.taps, p.x_tap, p.w_tap}, columns.begin, columns.end);
+// function(taps, begin, end) for runs of outputs of row oh that have the same taps inside the
+// image.
+template <class Function>
+INLINE void for_each_run(const Filter& p, int64_t oh, Range columns, Function function) {
+  if (p.tap_h == nullptr) {
+    return function(Taps{p.taps, p.x_tap, p.w_tap}, columns.begin, columns.end);
+  }
   InsideTaps rows;
   for (int64_t t = 0; t < p.taps; ++t) {
     const int64_t h = oh * p.step_h + p.tap_h[t];
@@ -118,11 +114,23 @@ INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const Comp
       const int64_t w = ow * p.step_w + rows.column[t];
       if (w >= 0 && w < p.W) inside.add(rows.x[t], rows.w[t], 0);
     }
-    line(inside.taps(), ow, ow + 1);
+    function(inside.taps(), ow, ow + 1);
   };
   for (int64_t ow = columns.begin; ow < left; ++ow) edge(ow);
-  line(rows.taps(), left, right);
+  function(rows.taps(), left, right);
   for (int64_t ow = right; ow < columns.end; ++ow) edge(ow);
+}
+
+// Outputs `columns` of row oh; x, residual and y are the first one's.
+template <class T>
+INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const Compute<T>* x,
+                       const T* residual, T* y) {
+  for_each_run(p, oh, columns, [&](const Taps& taps, int64_t begin, int64_t end) {
+    const int64_t k = begin - columns.begin;
+    filter_line(p, taps, end - begin, x + k * p.x_column,
+                residual != nullptr ? residual + k * p.residual_stride.w : nullptr,
+                y + k * p.y_stride.w);
+  });
 }
 
 }  // namespace

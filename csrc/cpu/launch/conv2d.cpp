@@ -52,7 +52,6 @@ void launch_depthwise(const Conv2d& p, const Parts& parts) {
   const FilterInput x(p, p.x, p.x_stride);
   const Laid w = lay_out_taps(p, p.weight, p.w_stride);
   cpu::Depthwise filter{};
-  filter.dtype = p.dtype;
   x.set(filter);
   filter.w = w.data;
   filter.bias = p.bias, filter.residual = p.residual, filter.y = p.y;
@@ -281,40 +280,60 @@ void launch(const Conv2dBackwardInput& p, void*) {
   }
 }
 
+namespace {
+
+void sum_gradient(const Conv2dBackwardWeight& p, const Laid& grad) {
+  if (p.grad_bias == nullptr) return;
+  launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
+                         p.grad_bias},
+         nullptr);
+}
+
+void launch_depthwise(const Conv2dBackwardWeight& p, const Laid& grad) {
+  const int64_t taps = p.h.kernel * p.w.kernel;
+  const DType computed = p.dtype == DType::f64 ? DType::f64 : DType::f32;
+  const FilterInput x(p, p.x, p.x_stride);
+  cpu::DepthwiseWeight weight{};
+  x.set(weight);
+  weight.grad = grad.data;
+  weight.grad_image = grad.n, weight.grad_row = grad.row, weight.grad_column = grad.column;
+  weight.blocks = max_of(int64_t{1}, min_of(p.N * p.OH, cpu::kMostWeightBlocks));
+  const Scratch block_sums(p.dtype, weight.blocks, taps, p.C), sums(p.dtype, taps, p.C);
+  weight.sums = block_sums.get();
+  launch(weight, nullptr);
+  launch(cpu::ColumnSums{computed, 1, 1, weight.blocks, taps * p.C, weight.sums, 0, 0, taps * p.C,
+                         sums.get()},
+         nullptr);
+  std::vector<int64_t> to_taps;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    for (int64_t j = 0; j < p.w.kernel; ++j) {
+      to_taps.push_back(i * p.w_stride.h + j * p.w_stride.w);
+    }
+  }
+  launch(cpu::OuterSums{p.dtype, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0, p.w_stride.n,
+                        0, to_taps.data()},
+         nullptr);
+}
+
+}  // namespace
+
 void launch(const Conv2dBackwardWeight& p, void*) {
   const cpu::Image gradient =
       gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
+  if (is_depthwise(p)) {
+    const Laid grad = lay_out(gradient, true);
+    sum_gradient(p, grad);
+    launch_depthwise(p, grad);
+    return;
+  }
   // Tiles read whole vectors beyond the last channel: in place only where none is cut.
   const int64_t columns = panel_columns(p.dtype);
   const Laid grad = lay_out(gradient, p.O / p.groups % columns == 0);
   const Laid x = lay_out(padded_input(p, p.x, p.x_stride), p.C / p.groups % columns == 0);
   const Segments segments = segments_of(p, x);
   const int64_t channels = p.C / p.groups, M = p.O / p.groups;
-  if (p.grad_bias != nullptr) {
-    launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
-                           p.grad_bias},
-           nullptr);
-  }
+  sum_gradient(p, grad);
   if (channels == 0) return;
-  if (is_depthwise(p)) {
-    const auto taps = static_cast<int64_t>(segments.offsets.size());
-    const Scratch sums(p.dtype, taps, p.C);
-    launch(cpu::DepthwiseWeight{p.dtype, p.N, p.C, p.OH, p.OW, taps, grad.data, grad.n, grad.row,
-                                grad.column, x.data, x.n, p.h.stride * x.row, p.w.stride * x.column,
-                                segments.offsets.data(), sums.get()},
-           nullptr);
-    std::vector<int64_t> to_taps;
-    for (int64_t i = 0; i < p.h.kernel; ++i) {
-      for (int64_t j = 0; j < p.w.kernel; ++j) {
-        to_taps.push_back(i * p.w_stride.h + j * p.w_stride.w);
-      }
-    }
-    launch(cpu::OuterSums{p.dtype, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0, p.w_stride.n,
-                          0, to_taps.data()},
-           nullptr);
-    return;
-  }
-
   cpu::Outer outer{};
   outer.dtype = p.dtype;
   outer.groups = p.groups, outer.images = p.N, outer.rows = p.OH, outer.columns = p.OW;

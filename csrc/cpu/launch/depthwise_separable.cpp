@@ -45,8 +45,8 @@ void launch(const DepthwiseSeparable& p, void* stream) {
   separable.workspace = workspace;
   separable.out_of_memory = &out_of_memory;
   cpu::Depthwise& filter = separable.depthwise;
-  filter.dtype = from.dtype == DType::f64 ? DType::f64 : DType::f32;
   x.set(filter);
+  filter.dtype = from.dtype == DType::f64 ? DType::f64 : DType::f32;  // of a tile
   filter.w = w.data;
   filter.y_stride = {0, 1, 0, from.C};
   filter.activation = from.activation;

@@ -134,8 +134,9 @@ class FilterInput {
   }
 
   // The filter must not outlive this.
-  void set(cpu::Depthwise& filter) const {
+  void set(cpu::Filter& filter) const {
     const Conv2dShape& p = shape_;
+    filter.dtype = p.dtype;
     filter.N = p.N, filter.C = p.C, filter.OH = p.OH, filter.OW = p.OW;
     filter.taps = static_cast<int64_t>(x_taps_.size());
     filter.x = x_.data, filter.x_image = x_.n;
