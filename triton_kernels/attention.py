@@ -15,7 +15,7 @@ import triton.language as tl
 
 from torchext.ops import OPS
 from torchext.ops import window_attention as _windows
-from torchext.ops.attention import computed_type
+from torchext.ops._dense import compute_dtype
 
 from ._pool2d import widened
 
@@ -432,7 +432,7 @@ def attention_backward(
     )
     grad_q, grad_k, grad_v, grad_mask = grads
     call = _Call(query, key, value, mask, is_causal, scale, enable_gqa, BACKWARD)
-    wide = computed_type(query)
+    wide = compute_dtype(query)
     delta = (grad_y.to(wide) * y.to(wide)).contiguous().sum(-1) - grad_logsumexp
     grad_matrices = call.matrices(grad_y)
     tensors = (grad_matrices, *call.tensors, call.mask)

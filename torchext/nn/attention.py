@@ -37,10 +37,10 @@ class MultiheadAttention(nn.MultiheadAttention):
             is_causal = False
         mask = self._mask(query, key, value, key_padding_mask, attn_mask)
         batched = query.dim() == 3
-        if batched and not self.batch_first:
-            query, key, value = _transposed(query, key, value)
-        elif not batched:
-            query, key, value = (x.unsqueeze(0) for x in _same(query, key, value))
+        if not batched:
+            query, key, value = _each(lambda x: x.unsqueeze(0), query, key, value)
+        elif not self.batch_first:
+            query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
         y, weights = self._attend(query, key, value, mask, is_causal, need_weights)
         y = F.linear(y, self.out_proj.weight, self.out_proj.bias)
         if need_weights and average_attn_weights:
@@ -116,15 +116,11 @@ def _weights(q, k, mask):
     return F.softmax(scores, -1)
 
 
-def _same(query, key, value):
-    """Views of the three would be three tensors; of one that is all three, they stay one."""
-    return (query,) * 3 if query is key and key is value else (query, key, value)
-
-
-def _transposed(query, key, value):
+def _each(view, query, key, value):
+    """A view of each; of one tensor that is all three, one view: it must be seen to be the same."""
     if query is key and key is value:
-        return (query.transpose(0, 1),) * 3
-    return query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        return (view(query),) * 3
+    return view(query), view(key), view(value)
 
 
 class WindowAttention(nn.Module):

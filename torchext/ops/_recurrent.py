@@ -17,16 +17,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ._dense import compute_dtype
 from ._op import Op, check
 from ._pool2d import check_dtype, check_same_device
 
 
-def wide_dtype(x):
-    return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
-
-
 def _widened(tensors):
-    return [t if t is None else t.to(wide_dtype(t)) for t in tensors]
+    return [t if t is None else t.to(compute_dtype(t)) for t in tensors]
 
 
 def steps_of(x, batch_sizes):
@@ -217,7 +214,7 @@ class Layer:
             (x, *tensors), (batch_sizes, _), _ = self.parts(args)
             batch, rows, hidden = check_layer(op, self.gates, x, *tensors, batch_sizes)
             y, h, c = (x.new_empty(size) for size in self._sizes(x, batch, hidden))
-            saved = x.new_empty((rows, self.saved * hidden), dtype=wide_dtype(x))
+            saved = x.new_empty((rows, self.saved * hidden), dtype=compute_dtype(x))
             found = self._outputs(y, h, c if self.has_c else None)
             return (*found, saved) if training else _single(found)
 
@@ -233,7 +230,7 @@ class Layer:
             names = ("grad_y", "grad_hy", "grad_cy")[not self.sequence :]
             for name, grad in zip(names, grads, strict=False):
                 _check_tensor(op, name, grad, size if name == "grad_y" else state, x, x.dtype)
-            _check_tensor(op, "saved", saved, (rows, self.saved * hidden), x, wide_dtype(x))
+            _check_tensor(op, "saved", saved, (rows, self.saved * hidden), x, compute_dtype(x))
             w_ih = args[self.tensors - 4]
             found = [t.new_empty(t.shape) for t in args[: self.tensors - 2]]
             return (*found, w_ih.new_empty(w_ih.shape[:1]), w_ih.new_empty(w_ih.shape[:1]))

@@ -8,18 +8,15 @@ import math
 
 import torch
 
+from ._dense import compute_dtype
 from ._op import Op, check
 
 MOST_DIMENSIONS = 8  # csrc/common/layout.h's Dims
 
 
-def computed_type(x):
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _wide(x, group=1):
     """In the type that is computed in, heads repeated for the query heads that share them."""
-    x = x.to(computed_type(x))
+    x = x.to(compute_dtype(x))
     return x if group == 1 else x.repeat_interleave(group, -3)
 
 
@@ -151,7 +148,7 @@ def check_mask(op, mask, query, scores):
 def check_rows(op, query, shape, logsumexp, grad_logsumexp):
     for argument, x in (("logsumexp", logsumexp), ("grad_logsumexp", grad_logsumexp)):
         check(x.device == query.device, op, argument, x.device, f"the query's, {query.device}")
-        check(x.dtype == computed_type(query), op, argument, x.dtype, computed_type(query))
+        check(x.dtype == compute_dtype(query), op, argument, x.dtype, compute_dtype(query))
         check(list(x.shape) == list(shape), op, argument, list(x.shape), list(shape))
 
 
@@ -168,7 +165,7 @@ def _fake_inference(query, key, value, mask, is_causal, scale, enable_gqa):
 
 def _fake(query, *args):
     y = _fake_inference(query, *args)
-    return y, query.new_empty(query.shape[:-1], dtype=computed_type(query))
+    return y, query.new_empty(query.shape[:-1], dtype=compute_dtype(query))
 
 
 def _fake_backward(

@@ -3,8 +3,9 @@
 import torch
 
 from . import attention as _attention
+from ._dense import compute_dtype
 from ._op import Op, check
-from .attention import check_companion, check_mask, check_rows, computed_type
+from .attention import check_companion, check_mask, check_rows
 
 
 def _unpacked(qkv):
@@ -61,7 +62,7 @@ def _fake_inference(qkv, mask, is_causal, scale):
 def _fake(qkv, *args):
     y = _fake_inference(qkv, *args)
     B, N, _, H, _ = qkv.shape
-    return y, qkv.new_empty((B, H, N), dtype=computed_type(qkv))
+    return y, qkv.new_empty((B, H, N), dtype=compute_dtype(qkv))
 
 
 def _fake_backward(grad_y, grad_logsumexp, qkv, mask, y, logsumexp, is_causal, scale, mask_grad):

@@ -9,8 +9,9 @@ import math
 import torch
 
 from . import attention as _attention
+from ._dense import compute_dtype
 from ._op import Op, check
-from .attention import check_companion, check_rows, computed_type
+from .attention import check_companion, check_rows
 
 
 def _pixels(qkv, window_size, shift_size=(0, 0)):
@@ -46,7 +47,7 @@ def _image_of(windows, places):
 def _mask(qkv, table, index, window_size, shift_size):
     """What is added to scores: [windows, heads, N, N], or [heads, N, N] without a shift."""
     N, heads = window_size[0] * window_size[1], table.shape[1]
-    bias = table.to(computed_type(table))[index.reshape(-1)].view(N, N, heads).permute(2, 0, 1)
+    bias = table.to(compute_dtype(table))[index.reshape(-1)].view(N, N, heads).permute(2, 0, 1)
     if not any(shift_size):
         return bias
     row, column = _pixels(qkv, window_size)  # of the rolled image
@@ -144,7 +145,7 @@ def _fake_inference(qkv, table, index, window_size, shift_size, scale):
 
 def _fake(qkv, table, index, window_size, *args):
     y = _fake_inference(qkv, table, index, window_size, *args)
-    return y, qkv.new_empty(_shapes(qkv, table, window_size)[1], dtype=computed_type(qkv))
+    return y, qkv.new_empty(_shapes(qkv, table, window_size)[1], dtype=compute_dtype(qkv))
 
 
 def _fake_backward(
