@@ -15,6 +15,9 @@ namespace torchext {
 
 enum class DType : int32_t { f32, f64, bf16, f16 };
 
+// The type that kernels compute in.
+PLAIN DType compute_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+
 // Strides in elements of an NCHW-indexed tensor, whatever its layout in memory.
 struct Strides {
   int64_t n, c, h, w;

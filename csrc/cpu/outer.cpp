@@ -2,7 +2,7 @@
 #include "outer.h"
 
 #include "gemm.h"
-#include "vec.h"
+#include "rows.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
@@ -15,28 +15,25 @@ struct Pixels {
 };
 
 // One tile of sums over a block, added to what the blocks before left in memory.
-template <class F, int R>
+template <class F, int R, int V>
 INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixels, F* sums,
                       int64_t columns) {
   constexpr int N = kLanes<F>;
-  Tile<F, R> sum = {};
+  Tile<F, R, V> sum = {};
   a += pixels.column * p.a_column, b += pixels.column * p.b_column;
   for (int64_t line = pixels.line_begin; line < pixels.line_end; ++line) {
     const int64_t image = line / p.rows, row = line % p.rows;
-    multiply<F, R>(a + (image * p.a_image + row * p.a_row), 1, p.a_column,
-                   b + (image * p.b_image + row * p.b_row), p.b_column, pixels.columns, sum);
+    multiply<F, R, V>(a + (image * p.a_image + row * p.a_row), 1, p.a_column,
+                      b + (image * p.b_image + row * p.b_row), p.b_column, pixels.columns, sum);
   }
   const bool first = pixels.line_begin == 0 && pixels.column == 0;
   for (int i = 0; i < R; ++i) {
-    F* to = sums + i * p.sums_m;
-    if (columns == kTileColumns<F>) {
-      for (int j = 0; j < kTileVectors; ++j) {
-        store<N>(to + j * N, first ? sum[i][j] : load<N>(to + j * N) + sum[i][j]);
-      }
-    } else {
-      for (int64_t n = 0; n < columns; ++n) {
-        to[n] = first ? sum[i][n / N][n % N] : to[n] + sum[i][n / N][n % N];
-      }
+    for (int j = 0; j < V; ++j) {
+      F* to = sums + i * p.sums_m + j * N;
+      const auto add = [&](auto part) {
+        store_row(to, first ? sum[i][j] : load_row(to, part) + sum[i][j], part);
+      };
+      columns - j* N >= N ? add(Whole{}) : add(Part{columns - j * N});
     }
   }
 }
@@ -57,8 +54,11 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
       for (int64_t m = m_begin; m < m_end; m += kTileRows) {
         with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {
           for (int64_t n = 0; n < p.N; n += kTileColumns<F>) {
-            add_block<F, decltype(r)::value>(p, a + m, b + n, pixels, sums + m * p.sums_m + n,
-                                             min_of(int64_t{kTileColumns<F>}, p.N - n));
+            constexpr int R = decltype(r)::value;
+            const int64_t columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
+            F* to = sums + m * p.sums_m + n;
+            columns > kLanes<F> ? add_block<F, R, 2>(p, a + m, b + n, pixels, to, columns)
+                                : add_block<F, R, 1>(p, a + m, b + n, pixels, to, columns);
           }
         });
       }

@@ -64,9 +64,12 @@ static void lay_out(const Image& p, int64_t begin, int64_t end) {
     const T* x = static_cast<const T*>(p.x) + (n * xs.n + h * xs.h);
     const T* y = p.y ? static_cast<const T*>(p.y) + (n * ys.n + h * ys.h) : nullptr;
     if (xs.c == 1 && (y == nullptr || ys.c == 1)) {
-      for (int64_t w = 0; w < p.W; ++w) {
+      // Pixels that follow each other are copied as one.
+      const bool dense = xs.w == p.C && p.step_w == 1 && (y == nullptr || ys.w == p.C);
+      const int64_t pixels = dense ? 1 : p.W, length = dense ? p.W * p.C : p.C;
+      for (int64_t w = 0; w < pixels; ++w) {
         copy_channels<kLanes<T>>(p, x + w * xs.w, y ? y + w * ys.w : nullptr,
-                                 to + w * p.step_w * p.C, 0, p.C);
+                                 to + w * p.step_w * p.C, 0, length);
       }
     } else {
       turn_pixels(p, x, y, to);
@@ -104,6 +107,17 @@ INLINE void pack_turned(const T* w, int64_t w_n, int64_t count, int64_t columns,
 }
 
 template <class T>
+INLINE void pack_columns(const Panels& p) {
+  Compute<T>* to = static_cast<Compute<T>*>(p.to);
+  for (int64_t n = 0; n < p.N; ++n) {
+    for (int64_t s = 0; s < p.segments; ++s) {
+      const T* w = static_cast<const T*>(p.w) + (n * p.w_n + p.w_segment[s]);
+      for (int64_t k = 0; k < p.K; ++k) *to++ = widened(w + k * p.w_k);
+    }
+  }
+}
+
+template <class T>
 static void pack(const Panels& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
   constexpr int64_t P = kPanelBytes / sizeof(F);
@@ -114,6 +128,10 @@ static void pack(const Panels& p, int64_t begin, int64_t end) {
     const int64_t g = index / panels, n0 = index % panels * P, columns = min_of(P, p.N - n0);
     const T* w = static_cast<const T*>(p.w) + (g * p.w_group + n0 * p.w_n);
     F* to = static_cast<F*>(p.to) + index * size;
+    if (p.few_columns) {
+      pack_columns<T>(p);
+      continue;
+    }
     if (columns < P) {
       for (int64_t k = 0; k < size; ++k) to[k] = 0;
     }

@@ -30,7 +30,8 @@ struct Image {
   void* to;  // F, dense
 };
 
-// to[g][panel][segment][k][column of the panel] = w[g, n, segment, k], zeros beyond N.
+// to[g][panel][segment][k][column of the panel] = w[g, n, segment, k], zeros beyond N; of few
+// columns, in one group, to[n][segment][k].
 struct Panels {
   DType dtype;
   int64_t groups, N, segments, K;
@@ -38,6 +39,18 @@ struct Panels {
   int64_t w_group, w_n, w_k;
   const int64_t* w_segment;  // element of each segment
   void* to;
+  bool few_columns;
+};
+
+// So few columns are summed along k by whole vectors: a panel would be mostly empty.
+constexpr int64_t kFewColumns = 4;
+
+// Which k's of an output's segments lie inside an image of H x W pixels that is read without
+// padding: segment s is `taps` adjacent pixels, the first at row oh * step_h + tap_h[s], ascending,
+// and column ow * step_w + left.
+struct Borders {
+  const int64_t* tap_h;  // null: all are inside
+  int64_t H, W, left, taps, step_h, step_w;
 };
 
 struct Product {
@@ -47,8 +60,10 @@ struct Product {
   const void* a;  // F
   int64_t a_group, a_image, a_row, a_column;
   const int64_t* a_segment;
+  Borders borders;
   const void* b;  // F: panels, or a matrix of whole panels' width read in place
   int64_t b_group, b_panel, b_row;
+  bool few_columns;  // b is [n][segment][k]
   void* y;
   const void* bias;           // N per group, or null
   const void* residual;       // or null
@@ -70,8 +85,8 @@ PLAIN ProductSplit product_split(const Product& p) {
   const int64_t lines = p.images * p.rows, panels = ceil_div(p.N, panel_columns(p.dtype));
   s.columns = p.columns < 2 * kPiecePixels ? max_of(p.columns, int64_t{1}) : kPiecePixels;
   s.column_blocks = ceil_div(p.columns, s.columns);
-  s.lines = max_of(int64_t{1}, kPiecePixels / s.columns);
-  s.line_blocks = ceil_div(lines, s.lines);
+  s.line_blocks = ceil_div(lines, max_of(int64_t{1}, kPiecePixels / s.columns));
+  s.lines = ceil_div(lines, max_of(s.line_blocks, int64_t{1}));
   const int64_t blocks = p.groups * s.line_blocks * s.column_blocks;
   s.panels = panels;
   while (s.panels > 1 && blocks * ceil_div(panels, s.panels) < 16) s.panels = ceil_div(s.panels, 2);

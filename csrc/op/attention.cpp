@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, con
   const char* op = "attention";
   const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
   Tensor y = empty_y(op, query, c);
-  Tensor logsumexp = empty_dense(op, query, rows_of(sizes_of(query)), false, computed_type(query));
+  Tensor logsumexp = empty_dense(op, query, rows_of(sizes_of(query)), false, compute_type(query));
   launch_forward(query, c, y, logsumexp.data_ptr());
   return {y, logsumexp};
 }

@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor> attention_qkv(const Tensor& qkv, const std::optional<
   const char* op = "attention_qkv";
   const Checked c = checked(op, qkv, mask, is_causal, scale);
   Tensor y = empty_y(op, qkv, c);
-  Tensor logsumexp = empty_dense(op, qkv, rows_of(c.scores), false, computed_type(qkv));
+  Tensor logsumexp = empty_dense(op, qkv, rows_of(c.scores), false, compute_type(qkv));
   launch_forward(qkv, c, y, logsumexp.data_ptr());
   return {y, logsumexp};
 }

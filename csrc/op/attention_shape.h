@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "../common/backend.h"
+#include "../common/dense.h"
 #include "attention.h"
 
 namespace torchext {
@@ -75,10 +75,6 @@ inline Dims rows_of(Dims sizes) {
   return sizes;
 }
 
-inline ScalarType computed_type(const Tensor& query) {
-  return query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // A mask that broadcasts to c.scores.
 inline void set_mask(const char* op, Checked& c, const std::optional<Tensor>& mask,
                      const Tensor& query) {
@@ -110,9 +106,9 @@ inline Tensor mask_gradient(const char* op, AttentionBackward& p, const Checked&
 inline const void* rows_pointer(const char* op, const char* argument, const Tensor& tensor,
                                 const Tensor& query, const Dims& sizes, Tensor& dense) {
   check_tensor(op, argument, tensor);
-  CHECK(tensor.scalar_type() == computed_type(query), op, ": ", argument, ": got dtype ",
+  CHECK(tensor.scalar_type() == compute_type(query), op, ": ", argument, ": got dtype ",
         torch::headeronly::toString(tensor.scalar_type()), ", expected ",
-        torch::headeronly::toString(computed_type(query)));
+        torch::headeronly::toString(compute_type(query)));
   check_sizes(op, argument, sizes_of(tensor), sizes);
   dense = torch::stable::contiguous(tensor);
   return dense.data_ptr();

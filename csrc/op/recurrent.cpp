@@ -108,7 +108,7 @@ void set_steps(const char* op, Recurrent& p, const Arguments& a, IntList& batch_
 Recurrent make_recurrent(const char* op, const Arguments& a, Dense& dense, IntList& batch_sizes) {
   Recurrent p{};
   p.cell = a.cell;
-  p.dtype = floating_dtype(op, "input", a.x) == DType::f64 ? DType::f64 : DType::f32;
+  p.dtype = compute_dtype(floating_dtype(op, "input", a.x));
   set_steps(op, p, a, batch_sizes);
   check_rank(op, "w_ih", a.w_ih, 2, "(gates * H, I)");
   check_rank(op, "w_hh", a.w_hh, 2, "(gates * H, H)");

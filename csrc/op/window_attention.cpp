@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const Tensor& tab
   const char* op = "window_attention";
   const Windowed w = checked(op, qkv, table, index, window_size, shift_size, scale);
   Tensor y = empty_y(op, qkv, w);
-  Tensor logsumexp = empty_dense(op, qkv, w.rows, false, computed_type(qkv));
+  Tensor logsumexp = empty_dense(op, qkv, w.rows, false, compute_type(qkv));
   launch_forward(w, y, logsumexp.data_ptr());
   return {y, logsumexp};
 }

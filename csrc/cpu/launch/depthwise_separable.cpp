@@ -46,15 +46,15 @@ void launch(const DepthwiseSeparable& p, void* stream) {
   separable.out_of_memory = &out_of_memory;
   cpu::Depthwise& filter = separable.depthwise;
   x.set(filter);
-  filter.dtype = from.dtype == DType::f64 ? DType::f64 : DType::f32;  // of a tile
+  filter.dtype = compute_dtype(from.dtype);  // of a tile
   filter.w = w.data;
   filter.y_stride = {0, 1, 0, from.C};
   filter.activation = from.activation;
   filter.scale = norm.scale(), filter.shift = norm.shift();
 
   const int64_t no_offset = 0;
-  cpu::Panels panels{to.dtype,      1,          to.O,   1, to.C, to.weight, 0, to.w_stride.n,
-                     to.w_stride.c, &no_offset, nullptr};
+  cpu::Panels panels{to.dtype,      1,          to.O,    1,    to.C, to.weight, 0, to.w_stride.n,
+                     to.w_stride.c, &no_offset, nullptr, false};
   const Scratch packed = pack(panels);
   cpu::Product& product = separable.product;
   product.dtype = to.dtype;

@@ -17,9 +17,9 @@ void launch(const LayerNormBackward& p, void* stream) {
   if (of_weights) rows.weight_sums = weight_sums.get(), rows.bias_sums = bias_sums.get();
   if (p.rows > 0) launch(rows, stream);
   if (!of_weights) return;
-  const DType computed = p.dtype == DType::f64 ? DType::f64 : DType::f32;
   const auto add_up = [&](const cpu::Scratch& sums, void* to) {
-    launch(cpu::ColumnSums{computed, 1, 1, rows.blocks, p.size, sums.get(), 0, 0, p.size, to},
+    launch(cpu::ColumnSums{compute_dtype(p.dtype), 1, 1, rows.blocks, p.size, sums.get(), 0, 0,
+                           p.size, to},
            stream);
   };
   add_up(weight_sums, p.grad_weight);

@@ -24,9 +24,12 @@ inline void* at(void* p, DType dtype, int64_t element) {
   return const_cast<void*>(at(const_cast<const void*>(p), dtype, element));
 }
 
-// Of numbers of the type computed in.
+// Of numbers of the type computed in; null stays null.
 inline const void* at_f(const void* p, DType dtype, int64_t element) {
-  return static_cast<const char*>(p) + element * cpu::compute_size(dtype);
+  return p ? static_cast<const char*>(p) + element * cpu::compute_size(dtype) : nullptr;
+}
+inline void* at_f(void* p, DType dtype, int64_t element) {
+  return const_cast<void*>(at_f(const_cast<const void*>(p), dtype, element));
 }
 
 // A tensor as an image that products can read: in place, or laid out in scratch memory.
@@ -52,6 +55,48 @@ inline Laid lay_out(cpu::Image p, bool in_place) {
   return {p.to, p.rows * p.columns * p.C, p.columns * p.C, p.C, std::move(scratch)};
 }
 
+// Where the taps of a window lie, in a weight or a dilated image; of each row, only the first tap
+// if the others are adjacent to it.
+inline std::vector<int64_t> tap_offsets(const Conv2dShape& p, int64_t row, int64_t column,
+                                        bool adjacent = false) {
+  std::vector<int64_t> offsets;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    for (int64_t j = 0; j < (adjacent ? 1 : p.w.kernel); ++j) {
+      offsets.push_back(i * row + j * column);
+    }
+  }
+  return offsets;
+}
+
+// Pixels beside an image along one axis.
+struct Margin {
+  int64_t before = 0, after = 0;
+};
+
+// grad_y, times the activation's derivative where y is given.
+inline cpu::Image gated_gradient(const Conv2dShape& p, const void* grad_y,
+                                 const Strides& grad_y_stride, const void* y,
+                                 const Strides& y_stride, Activation activation) {
+  cpu::Image image{};
+  image.dtype = p.dtype;
+  image.N = p.N, image.C = p.O, image.H = p.OH, image.W = p.OW;
+  image.rows = p.OH, image.columns = p.OW;
+  image.step_h = image.step_w = 1;
+  image.x = grad_y, image.x_stride = grad_y_stride;
+  image.y = y, image.y_stride = y_stride;
+  image.activation = activation;
+  return image;
+}
+inline void add_margins(cpu::Image& image, Margin rows, Margin columns) {
+  image.rows += rows.before + rows.after, image.columns += columns.before + columns.after;
+  image.top += rows.before, image.left += columns.before;
+}
+
+// Whether a row of the window's taps can be adjacent in an image.
+inline bool has_adjacent_taps(const Conv2dShape& p) {
+  return p.groups == 1 && p.C > 1 && p.w.dilation == 1;
+}
+
 // Where a product's segments lie in an image, and how many adjacent elements each has: the taps of
 // a row of the window are one segment if they are adjacent.
 struct Segments {
@@ -62,15 +107,13 @@ struct Segments {
 inline Segments segments_of(const Conv2dShape& p, const Laid& x) {
   Segments s;
   const int64_t channels = p.C / p.groups;
-  s.merged = p.groups == 1 && p.C > 1 && p.w.dilation == 1 && x.column == p.C;
+  s.merged = has_adjacent_taps(p) && x.column == p.C;
   s.length = s.merged ? p.w.kernel * channels : channels;
-  for (int64_t i = 0; i < p.h.kernel; ++i) {
-    for (int64_t j = 0; j < (s.merged ? 1 : p.w.kernel); ++j) {
-      s.offsets.push_back(i * p.h.dilation * x.row + j * p.w.dilation * x.column);
-    }
-  }
+  s.offsets = tap_offsets(p, p.h.dilation * x.row, p.w.dilation * x.column, s.merged);
   return s;
 }
+
+inline bool is_depthwise(const Conv2dShape& p) { return p.groups == p.C && p.groups == p.O; }
 
 inline cpu::Image padded_input(const Conv2dShape& p, const void* x, const Strides& x_stride) {
   cpu::Image image{};
@@ -85,6 +128,20 @@ inline cpu::Image padded_input(const Conv2dShape& p, const void* x, const Stride
   return image;
 }
 
+// The image as it is, where products can leave out what lies beyond its borders.
+inline bool use_without_padding(cpu::Image& image, bool adjacent_taps) {
+  cpu::Image bare = image;
+  bare.top = bare.left = 0, bare.rows = image.H, bare.columns = image.W;
+  if (!adjacent_taps || !readable_in_place(bare) || image.x_stride.w != image.C) return false;
+  image = bare;
+  return true;
+}
+
+// K: of the product's segments, which may be several of the panels'.
+inline bool are_few_columns(const cpu::Panels& p, int64_t K) {
+  return p.groups == 1 && p.N <= cpu::kFewColumns && K >= panel_columns(p.dtype) / 2;
+}
+
 inline Scratch pack(cpu::Panels& p) {
   const int64_t columns = panel_columns(p.dtype);
   Scratch scratch(p.dtype, p.groups * ceil_div(p.N, columns), p.segments, p.K, columns);
@@ -94,7 +151,7 @@ inline Scratch pack(cpu::Panels& p) {
 }
 
 inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
-  p.b = panels.to;
+  p.b = panels.to, p.few_columns = panels.few_columns;
   p.b_row = panel_columns(panels.dtype);
   p.b_panel = panels.segments * panels.K * p.b_row;
   p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;

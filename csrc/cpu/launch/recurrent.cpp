@@ -4,17 +4,14 @@
 #include "../../op/recurrent.h"
 
 #include <cstring>
-#include <vector>
 
 #include "../dots.h"
 #include "../outer.h"
-#include "../product.h"
 #include "../recurrent.h"
-#include "scratch.h"
+#include "operands.h"
 
 namespace torchext {
 
-void launch(const cpu::Panels& p, void*);
 void launch(const cpu::Product& p, void*);
 void launch(const cpu::Outer& p, void*);
 void launch(const cpu::ColumnSums& p, void*);
@@ -24,18 +21,7 @@ void launch(const cpu::RecurrentStepBackward& p, void*);
 
 namespace {
 
-using cpu::panel_columns;
-using cpu::Scratch;
-
 constexpr int64_t kOneSegment[] = {0};
-
-// Element `index` of a dense array of p.dtype.
-void* at(DType dtype, void* memory, int64_t index) {
-  return memory ? static_cast<char*>(memory) + index * cpu::compute_size(dtype) : nullptr;
-}
-const void* at(DType dtype, const void* memory, int64_t index) {
-  return at(dtype, const_cast<void*>(memory), index);
-}
 
 void copy(DType dtype, void* to, const void* from, int64_t count) {
   if (to != nullptr && count > 0) std::memcpy(to, from, count * cpu::compute_size(dtype));
@@ -44,7 +30,7 @@ void copy(DType dtype, void* to, const void* from, int64_t count) {
 void copy_rows(DType dtype, int64_t rows, int64_t columns, const void* from, int64_t from_row,
                void* to, int64_t to_row) {
   for (int64_t row = 0; row < rows; ++row) {
-    copy(dtype, at(dtype, to, row * to_row), at(dtype, from, row * from_row), columns);
+    copy(dtype, at_f(to, dtype, row * to_row), at_f(from, dtype, row * from_row), columns);
   }
 }
 
@@ -67,13 +53,10 @@ std::vector<Step> steps_of(const Recurrent& p) {
 }
 
 // w[group, n, k] as panels; groups follow each other.
-Scratch pack(DType dtype, const void* w, int64_t groups, int64_t N, int64_t K, int64_t w_n,
-             int64_t w_k) {
-  const int64_t columns = panel_columns(dtype);
-  Scratch packed(dtype, groups * ceil_div(N, columns), K, columns);
-  launch(cpu::Panels{dtype, groups, N, 1, K, w, N * w_n, w_n, w_k, kOneSegment, packed.get()},
-         nullptr);
-  return packed;
+Scratch pack_matrix(DType dtype, const void* w, int64_t groups, int64_t N, int64_t K, int64_t w_n,
+                    int64_t w_k) {
+  cpu::Panels panels{dtype, groups, N, 1, K, w, N * w_n, w_n, w_k, kOneSegment, nullptr, false};
+  return pack(panels);
 }
 
 // y[row, group, n] = sum over k of a[row, k] * b[group, n, k] + bias[group, n], from panels.
@@ -113,7 +96,7 @@ struct RowsBack {
 void multiply_back(const RowsBack& r) {
   const auto multiply = [&](int64_t n, int64_t count, const void* b, bool in_place) {
     cpu::Product p = product_of(
-        {r.dtype, r.rows, 1, count, r.K, r.a, r.a_row, b, nullptr, at(r.dtype, r.y, n), r.N});
+        {r.dtype, r.rows, 1, count, r.K, r.a, r.a_row, b, nullptr, at_f(r.y, r.dtype, n), r.N});
     if (in_place) p.b_row = r.N, p.b_panel = panel_columns(r.dtype);
     if (r.adds) p.residual = p.y, p.residual_column = p.y_column, p.residual_n = p.y_n;
     launch(p, nullptr);
@@ -124,7 +107,8 @@ void multiply_back(const RowsBack& r) {
   const int64_t whole = r.rows <= cpu::kFewRows ? r.N / columns * columns : 0;
   if (whole > 0) multiply(0, whole, r.w, true);
   if (whole < r.N) {
-    const Scratch rest = pack(r.dtype, at(r.dtype, r.w, whole), 1, r.N - whole, r.K, 1, r.N);
+    const Scratch rest =
+        pack_matrix(r.dtype, at_f(r.w, r.dtype, whole), 1, r.N - whole, r.K, 1, r.N);
     multiply(whole, r.N - whole, rest.get(), false);
   }
 }
@@ -159,13 +143,14 @@ void launch(const RecurrentForward& p, void*) {
                      gates_row, Activation::none},
            nullptr);
   } else {
-    const Scratch w_ih = pack(p.dtype, p.w_ih, G, p.H, p.I, p.I, 1);
+    const Scratch w_ih = pack_matrix(p.dtype, p.w_ih, G, p.H, p.I, p.I, 1);
     launch(product_of({p.dtype, p.N, G, p.H, p.I, p.x, p.I, w_ih.get(), p.b_ih, gates, gates_row}),
            nullptr);
   }
   if (p.c0) copy(p.dtype, p.c_n, p.c0, p.B * p.H);
 
-  const Scratch w_hh = few ? Scratch(p.dtype, 0) : pack(p.dtype, p.w_hh, G, p.H, p.P, p.P, 1);
+  const Scratch w_hh =
+      few ? Scratch(p.dtype, 0) : pack_matrix(p.dtype, p.w_hh, G, p.H, p.P, p.P, 1);
   cpu::RecurrentStep s{};
   s.dtype = p.dtype, s.cell = p.cell, s.training = p.saved != nullptr;
   s.H = p.H, s.P = p.P;
@@ -175,23 +160,23 @@ void launch(const RecurrentForward& p, void*) {
   const auto run = [&](const Step& step, int64_t begin, int64_t end, const void* h) {
     if (begin >= end) return;
     s.rows = end - begin;
-    s.gates = at(p.dtype, gates, (step.row + begin) * gates_row);
-    s.h = at(p.dtype, h, begin * p.P);
-    s.y = at(p.dtype, p.y, (step.row + begin) * p.H);
-    s.c = at(p.dtype, p.c_n, begin * p.H);
+    s.gates = at_f(gates, p.dtype, (step.row + begin) * gates_row);
+    s.h = at_f(h, p.dtype, begin * p.P);
+    s.y = at_f(p.y, p.dtype, (step.row + begin) * p.H);
+    s.c = at_f(p.c_n, p.dtype, begin * p.H);
     launch(s, nullptr);
   };
   Step last{0, 0};
   for (const Step& step : steps_of(p)) {
     const int64_t both = min_of(step.rows, last.rows);
-    run(step, 0, both, at(p.dtype, p.y, last.row * p.H));
+    run(step, 0, both, at_f(p.y, p.dtype, last.row * p.H));
     run(step, both, step.rows, p.h0);
     // Rows that end with the last step.
-    copy(p.dtype, at(p.dtype, p.h_n, step.rows * p.H),
-         at(p.dtype, p.y, (last.row + step.rows) * p.H), (last.rows - step.rows) * p.H);
+    copy(p.dtype, at_f(p.h_n, p.dtype, step.rows * p.H),
+         at_f(p.y, p.dtype, (last.row + step.rows) * p.H), (last.rows - step.rows) * p.H);
     last = step;
   }
-  copy(p.dtype, p.h_n, at(p.dtype, p.y, last.row * p.H), last.rows * p.H);
+  copy(p.dtype, p.h_n, at_f(p.y, p.dtype, last.row * p.H), last.rows * p.H);
 }
 
 void launch(const RecurrentBackward& p, void*) {
@@ -209,12 +194,12 @@ void launch(const RecurrentBackward& p, void*) {
   Step last{0, 0};
   for (const Step& step : steps) {
     const int64_t both = min_of(step.rows, last.rows);
-    void* to = at(p.dtype, h_memory.get(), step.row * h_row);
+    void* to = at_f(h_memory.get(), p.dtype, step.row * h_row);
     const int64_t saved_row = saved_of(p.cell) * p.H;
-    const void* h = at(p.dtype, p.saved, (last.row + 1) * saved_row - p.H);
+    const void* h = at_f(p.saved, p.dtype, (last.row + 1) * saved_row - p.H);
     copy_rows(p.dtype, both, p.P, h, saved_row, to, h_row);
-    copy_rows(p.dtype, step.rows - both, p.P, at(p.dtype, p.h0, both * p.P), p.P,
-              at(p.dtype, to, both * h_row), h_row);
+    copy_rows(p.dtype, step.rows - both, p.P, at_f(p.h0, p.dtype, both * p.P), p.P,
+              at_f(to, p.dtype, both * h_row), h_row);
     last = step;
   }
 
@@ -231,7 +216,8 @@ void launch(const RecurrentBackward& p, void*) {
   {
     // No step of a cell hands anything to another.
     const bool packed = p.T > 1;
-    const Scratch w_hh = packed ? pack(p.dtype, p.w_hh, 1, p.P, K, 1, p.P) : Scratch(p.dtype, 0);
+    const Scratch w_hh =
+        packed ? pack_matrix(p.dtype, p.w_hh, 1, p.P, K, 1, p.P) : Scratch(p.dtype, 0);
     const void* panels = packed ? w_hh.get() : nullptr;
     cpu::RecurrentStepBackward s{};
     s.dtype = p.dtype, s.cell = p.cell;
@@ -242,21 +228,22 @@ void launch(const RecurrentBackward& p, void*) {
       if (begin >= end) return;
       const int64_t row = step.row + begin;
       s.rows = end - begin;
-      s.after = after ? at(p.dtype, dr, (after->row + begin) * gates_row) : nullptr;
-      s.dh = at(p.dtype, dh, begin * p.H);
-      s.saved = at(p.dtype, p.saved, row * saved_of(p.cell) * p.H);
-      s.h = at(p.dtype, h_memory.get(), row * h_row);
-      s.grad_y = at(p.dtype, p.grad_y, row * p.H);
-      s.dc = at(p.dtype, p.grad_c0, begin * p.H);
-      s.dx = at(p.dtype, dx, row * gates_row);
-      s.dr = at(p.dtype, dr, row * gates_row);
+      s.after = after ? at_f(dr, p.dtype, (after->row + begin) * gates_row) : nullptr;
+      s.dh = at_f(dh, p.dtype, begin * p.H);
+      s.saved = at_f(p.saved, p.dtype, row * saved_of(p.cell) * p.H);
+      s.h = at_f(h_memory.get(), p.dtype, row * h_row);
+      s.grad_y = at_f(p.grad_y, p.dtype, row * p.H);
+      s.dc = at_f(p.grad_c0, p.dtype, begin * p.H);
+      s.dx = at_f(dx, p.dtype, row * gates_row);
+      s.dr = at_f(dr, p.dtype, row * gates_row);
       launch(s, nullptr);
     };
     // Of rows whose first step was `step`.
     const auto hand_back = [&](const Step& step, int64_t begin, int64_t end) {
       if (begin >= end) return;
-      multiply_back({p.dtype, end - begin, p.P, K, at(p.dtype, dr, (step.row + begin) * gates_row),
-                     gates_row, p.w_hh, panels, at(p.dtype, p.grad_h0, begin * p.P), true});
+      multiply_back({p.dtype, end - begin, p.P, K,
+                     at_f(dr, p.dtype, (step.row + begin) * gates_row), gates_row, p.w_hh, panels,
+                     at_f(p.grad_h0, p.dtype, begin * p.P), true});
     };
     const Step* after = nullptr;
     for (auto step = steps.rbegin(); step != steps.rend(); ++step) {

@@ -1,0 +1,95 @@
+// The gradient of a convolution's weight on the CPU: a sum of outer products over pixels
+// (../outer.h).
+#include "../../op/conv2d.h"
+#include "../depthwise.h"
+#include "../outer.h"
+#include "operands.h"
+
+namespace torchext {
+
+void launch(const cpu::Outer& p, void*);
+void launch(const cpu::OuterSums& p, void*);
+void launch(const cpu::ColumnSums& p, void*);
+void launch(const cpu::DepthwiseWeight& p, void*);
+
+namespace {
+
+void sum_gradient(const Conv2dBackwardWeight& p, const Laid& grad) {
+  if (p.grad_bias == nullptr) return;
+  launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
+                         p.grad_bias},
+         nullptr);
+}
+
+void launch_depthwise(const Conv2dBackwardWeight& p, const Laid& grad) {
+  const int64_t taps = p.h.kernel * p.w.kernel;
+  const FilterInput x(p, p.x, p.x_stride);
+  cpu::DepthwiseWeight weight{};
+  x.set(weight);
+  weight.grad = grad.data;
+  weight.grad_image = grad.n, weight.grad_row = grad.row, weight.grad_column = grad.column;
+  weight.blocks = max_of(int64_t{1}, min_of(p.N * p.OH, cpu::kMostWeightBlocks));
+  const Scratch block_sums(p.dtype, weight.blocks, taps, p.C), sums(p.dtype, taps, p.C);
+  weight.sums = block_sums.get();
+  launch(weight, nullptr);
+  launch(cpu::ColumnSums{compute_dtype(p.dtype), 1, 1, weight.blocks, taps * p.C, weight.sums, 0, 0,
+                         taps * p.C, sums.get()},
+         nullptr);
+  const std::vector<int64_t> to_taps = tap_offsets(p, p.w_stride.h, p.w_stride.w);
+  launch(cpu::OuterSums{p.dtype, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0, p.w_stride.n,
+                        0, to_taps.data()},
+         nullptr);
+}
+
+}  // namespace
+
+void launch(const Conv2dBackwardWeight& p, void*) {
+  const cpu::Image gradient =
+      gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
+  if (is_depthwise(p)) {
+    const Laid grad = lay_out(gradient, true);
+    sum_gradient(p, grad);
+    launch_depthwise(p, grad);
+    return;
+  }
+  // Tiles read whole vectors beyond the last channel: in place only where none is cut.
+  const int64_t columns = panel_columns(p.dtype);
+  const Laid grad = lay_out(gradient, p.O / p.groups % columns == 0);
+  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), p.C / p.groups % columns == 0);
+  const Segments segments = segments_of(p, x);
+  const int64_t channels = p.C / p.groups, M = p.O / p.groups;
+  sum_gradient(p, grad);
+  if (channels == 0) return;
+  cpu::Outer outer{};
+  outer.dtype = p.dtype;
+  outer.groups = p.groups, outer.images = p.N, outer.rows = p.OH, outer.columns = p.OW;
+  outer.M = M, outer.N = segments.length;
+  outer.segments = static_cast<int64_t>(segments.offsets.size());
+  outer.a = grad.data;
+  outer.a_group = M, outer.a_image = grad.n, outer.a_row = grad.row, outer.a_column = grad.column;
+  outer.b = x.data;
+  outer.b_group = channels, outer.b_image = x.n;
+  outer.b_row = p.h.stride * x.row, outer.b_column = p.w.stride * x.column;
+  outer.b_segment = segments.offsets.data();
+  const std::vector<int64_t> to_segments =
+      tap_offsets(p, p.w_stride.h, p.w_stride.w, segments.merged);
+  const bool rows_adjacent = p.w_stride.c == 1 && (!segments.merged || p.w_stride.w == p.C);
+  if (rows_adjacent && outer.segments == 1 && (p.dtype == DType::f32 || p.dtype == DType::f64)) {
+    outer.sums = p.grad_weight;
+    outer.sums_m = p.w_stride.n, outer.sums_group = M * outer.sums_m;
+    launch(outer, nullptr);
+    return;
+  }
+  const Scratch sums(p.dtype, p.groups * M, outer.segments, outer.N);
+  outer.sums = sums.get();
+  outer.sums_m = outer.N;
+  outer.sums_segment = M * outer.N;
+  outer.sums_group = outer.segments * outer.sums_segment;
+  launch(outer, nullptr);
+  launch(
+      cpu::OuterSums{p.dtype, p.groups, M, outer.N, outer.segments, channels, outer.sums,
+                     p.grad_weight, p.w_stride.n, p.w_stride.c, p.w_stride.w, to_segments.data()},
+      nullptr);
+}
+
+}  // namespace torchext
