@@ -22,37 +22,44 @@ using TileVector = Vec<F, kLanes<F>>;
 template <class F, int R, int V = kTileVectors>
 using Tile = TileVector<F>[R][V];
 
+// Calls function(integral constant i) for i = 0 ... N - 1. An array is only kept in registers if
+// its indices are constants before any loop is unrolled.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <int N, int I = 0, class Function>
+INLINE void unrolled(Function function) {
+  function(Constant<I>{});
+  if constexpr (I + 1 < N) unrolled<N, I + 1>(function);
+}
+
 template <class F, int R, int V = kTileVectors>
 INLINE void multiply(const F* a, int64_t a_row, int64_t a_step, const F* b, int64_t b_step,
                      int64_t count, Tile<F, R, V>& sum) {
   constexpr int N = kLanes<F>;
   const F* every_third[(R + 2) / 3];  // three rows share a pointer: i * a_row needs no register
-  for (int i = 0; i < R; i += 3) every_third[i / 3] = a + i * a_row;
+  unrolled<(R + 2) / 3>([&](auto i)
+                            ALWAYS_INLINE { every_third[i.value] = a + 3 * i.value * a_row; });
   for (int64_t k = 0; k < count; ++k) {
     TileVector<F> row[V];
-    for (int j = 0; j < V; ++j) row[j] = load<N>(b + j * N);
-#pragma GCC unroll 14
-    for (int i = 0; i < R; ++i) {
-      const F x = every_third[i / 3][i % 3 * a_row];
-      for (int j = 0; j < V; ++j) sum[i][j] += x * row[j];
-    }
-#pragma GCC unroll 5
-    for (int i = 0; i < (R + 2) / 3; ++i) every_third[i] += a_step;
+    unrolled<V>([&](auto j) ALWAYS_INLINE { row[j.value] = load<N>(b + j.value * N); });
+    unrolled<R>([&](auto i) ALWAYS_INLINE {
+      const F x = every_third[i.value / 3][i.value % 3 * a_row];
+      unrolled<V>([&](auto j) ALWAYS_INLINE { sum[i.value][j.value] += x * row[j.value]; });
+    });
+    unrolled<(R + 2) / 3>([&](auto i) ALWAYS_INLINE { every_third[i.value] += a_step; });
     b += b_step;
   }
 }
 
 // Calls function(integral constant R) for a number of rows known at run time, 1 ... kTileRows.
-template <int R>
-struct Rows {
-  static constexpr int value = R;
-};
 template <int R = kTileRows, class Function>
 INLINE void with_rows(int64_t rows, Function function) {
   if constexpr (R == 1) {
-    function(Rows<1>{});
+    function(Constant<1>{});
   } else {
-    if (rows == R) return function(Rows<R>{});
+    if (rows == R) return function(Constant<R>{});
     with_rows<R - 1>(rows, function);
   }
 }

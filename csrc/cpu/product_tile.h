@@ -24,28 +24,52 @@ struct Reach {
   int64_t segment_begin, segment_end, k_begin, k_end;
 };
 
-// One vector of columns, `part` of them, of all rows; columns are adjacent in y and residual.
-template <class T, int R, int V, class Part>
-INLINE void finish_vector(const Product& p, const Finish<T>& to, int j, Part part,
+// The usual ones in registers, the others one after another: fourteen copies of each would be long.
+template <int J, int R, int V, class F>
+INLINE void activate_vectors(Activation activation, F (&sum)[R][V]) {
+  switch (activation) {
+    case Activation::none:
+      return;
+    case Activation::relu:
+      return unrolled<R>([&](auto i) ALWAYS_INLINE {
+        sum[i.value][J] = activate(Activation::relu, sum[i.value][J]);
+      });
+    case Activation::relu6:
+      return unrolled<R>([&](auto i) ALWAYS_INLINE {
+        sum[i.value][J] = activate(Activation::relu6, sum[i.value][J]);
+      });
+    default:
+      F in_memory[R];
+      unrolled<R>([&](auto i) ALWAYS_INLINE { in_memory[i.value] = sum[i.value][J]; });
+#pragma GCC unroll 1
+      for (int i = 0; i < R; ++i) in_memory[i] = activate(activation, in_memory[i]);
+      unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = in_memory[i.value]; });
+  }
+}
+
+// Vector J of the columns, `part` of it, of all rows; columns are adjacent in y and residual.
+template <int J, class T, int R, int V, class Part>
+INLINE void finish_vector(const Product& p, const Finish<T>& to, Part part,
                           Tile<Compute<T>, R, V>& sum) {
-  const int64_t n = j * kLanes<T>;
+  constexpr int n = J * kLanes<T>;
   if (to.scale != nullptr) {
     const auto scale = load_row(to.scale + n, part), shift = load_row(to.shift + n, part);
-    for (int i = 0; i < R; ++i) sum[i][j] = sum[i][j] * scale + shift;
+    unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = sum[i.value][J] * scale + shift; });
   }
   if (to.bias != nullptr) {
     const auto bias = load_row(to.bias + n, part);
-    for (int i = 0; i < R; ++i) sum[i][j] += bias;
+    unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] += bias; });
   }
   if (to.residual != nullptr) {
-    for (int i = 0; i < R; ++i) {
-      sum[i][j] += load_row(to.residual + (i * to.residual_row + n), part);
-    }
+    const int64_t row = to.residual_row;
+    unrolled<R>([&](auto i) ALWAYS_INLINE {
+      sum[i.value][J] += load_row(to.residual + (i.value * row + n), part);
+    });
   }
-  if (p.activation != Activation::none) {
-    for (int i = 0; i < R; ++i) sum[i][j] = activate(p.activation, sum[i][j]);
-  }
-  for (int i = 0; i < R; ++i) store_row(to.y + (i * to.y_row + n), sum[i][j], part);
+  activate_vectors<J, R, V>(p.activation, sum);
+  T* const y = to.y + n;
+  const int64_t row = to.y_row;
+  unrolled<R>([&](auto i) ALWAYS_INLINE { store_row(y + i.value * row, sum[i.value][J], part); });
 }
 
 // Any strides: one element at a time, along the pixels first.
@@ -67,19 +91,28 @@ static void finish_elements(const Product& p, const Finish<T>& to,
   }
 }
 
+template <int J, class T, int R, int V>
+INLINE void finish_vectors(const Product& p, const Finish<T>& to, Tile<Compute<T>, R, V>& sum) {
+  const int64_t columns = to.columns - J * kLanes<T>;
+  if (columns >= kLanes<T>) {
+    finish_vector<J, T, R, V>(p, to, Whole{}, sum);
+  } else {
+    finish_vector<J, T, R, V>(p, to, Part{columns}, sum);
+  }
+  if constexpr (J + 1 < V) finish_vectors<J + 1, T, R, V>(p, to, sum);
+}
+
 template <class T, int R, int V>
 INLINE void finish(const Product& p, const Finish<T>& to, Tile<Compute<T>, R, V>& sum) {
   if (p.y_n != 1 || (to.residual != nullptr && p.residual_n != 1)) {
-    return finish_elements<T, R, V>(p, to, sum);
+    Tile<Compute<T>, R, V> in_memory;  // a copy, so that `sum` itself may stay in registers
+    unrolled<R>([&](auto i) ALWAYS_INLINE {
+      unrolled<V>([&](auto j)
+                      ALWAYS_INLINE { in_memory[i.value][j.value] = sum[i.value][j.value]; });
+    });
+    return finish_elements<T, R, V>(p, to, in_memory);
   }
-  for (int j = 0; j < V; ++j) {
-    const int64_t columns = to.columns - j * kLanes<T>;
-    if (columns >= kLanes<T>) {
-      finish_vector<T, R, V>(p, to, j, Whole{}, sum);
-    } else {
-      finish_vector<T, R, V>(p, to, j, Part{columns}, sum);
-    }
-  }
+  finish_vectors<0, T, R, V>(p, to, sum);
 }
 
 template <int R, int V, class T>
@@ -145,51 +178,61 @@ struct ProductPiece {
   Range lines, columns, panels;
 };
 
-// Columns from n on of a run's outputs; a_of(image, row, column) is where the pixel's operands lie.
+// The outputs of a run in `columns` of N, which begin with a panel; a_of(image, row, column) is
+// where the pixel's operands lie. Tile after tile, so that what is written lies together.
 template <class T, class Of>
-static void multiply_run(const Product& p, int64_t g, int64_t n, const Compute<T>* b,
-                         const Run& run, const Reach& reach, Of a_of) {
+static void multiply_run(const Product& p, int64_t g, Range columns, const Run& run,
+                         const Reach& reach, Of a_of) {
   using F = Compute<T>;
+  constexpr int64_t P = kPanelBytes / sizeof(F);
   const int64_t a_row = run.down ? p.a_row : p.a_column;
   Finish<T> to{};
   to.y_row = run.down ? p.y_row : p.y_column;
   to.residual_row = run.down ? p.residual_row : p.residual_column;
-  to.columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
-  if (p.bias != nullptr) to.bias = static_cast<const T*>(p.bias) + (g * p.N + n);
-  if (p.scale != nullptr) {
-    to.scale = static_cast<const F*>(p.scale) + (g * p.N + n);
-    to.shift = static_cast<const F*>(p.shift) + (g * p.N + n);
-  }
-  // Where the operands of a tile's first output lie; `to` is made to begin with it.
-  const auto at = [&](int64_t first) {
+  const F* panels = static_cast<const F*>(p.b) + g * p.b_group;
+  const auto rows_of = [&](int64_t first, auto function) {
     const int64_t row = run.row + (run.down ? first : 0);
     const int64_t column = run.column + (run.down ? 0 : first);
-    if (p.residual != nullptr) {
-      to.residual = static_cast<const T*>(p.residual) +
-                    (g * p.residual_group + run.image * p.residual_image + row * p.residual_row +
-                     column * p.residual_column + n * p.residual_n);
+    const F* a = a_of(run.image, row, column);
+    for (int64_t n = columns.begin; n < columns.end; n += kTileColumns<F>) {
+      to.columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
+      if (p.bias != nullptr) to.bias = static_cast<const T*>(p.bias) + (g * p.N + n);
+      if (p.scale != nullptr) {
+        to.scale = static_cast<const F*>(p.scale) + (g * p.N + n);
+        to.shift = static_cast<const F*>(p.shift) + (g * p.N + n);
+      }
+      if (p.residual != nullptr) {
+        to.residual = static_cast<const T*>(p.residual) +
+                      (g * p.residual_group + run.image * p.residual_image + row * p.residual_row +
+                       column * p.residual_column + n * p.residual_n);
+      }
+      to.y = static_cast<T*>(p.y) + (g * p.y_group + run.image * p.y_image + row * p.y_row +
+                                     column * p.y_column + n * p.y_n);
+      function(a, panels + (n / P * p.b_panel + n % P));
     }
-    to.y = static_cast<T*>(p.y) + (g * p.y_group + run.image * p.y_image + row * p.y_row +
-                                   column * p.y_column + n * p.y_n);
-    return a_of(run.image, row, column);
   };
   if (p.few_columns) {
     with_rows<kFewColumns>(p.N, [&](auto c) {
       constexpr int C = decltype(c)::value, R = kLanes<F> < C ? 1 : kLanes<F> / C;
       int64_t i = 0;
-      for (; i + R <= run.count; i += R) dot_tile<R, C, T>(p, at(i), a_row, b, reach, to);
-      for (; i < run.count; ++i) dot_tile<1, C, T>(p, at(i), a_row, b, reach, to);
+      for (; i + R <= run.count; i += R) {
+        rows_of(i, [&](const F* a, const F* b) { dot_tile<R, C, T>(p, a, a_row, b, reach, to); });
+      }
+      for (; i < run.count; ++i) {
+        rows_of(i, [&](const F* a, const F* b) { dot_tile<1, C, T>(p, a, a_row, b, reach, to); });
+      }
     });
     return;
   }
   const int64_t tiles = ceil_div(run.count, int64_t{kTileRows});
   for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal numbers of rows
     const int64_t first = run.count * tile / tiles, rows = run.count * (tile + 1) / tiles - first;
-    const F* a = at(first);
-    with_rows(rows, [&](auto r) {
-      constexpr int R = decltype(r)::value;
-      to.columns > kLanes<T> ? multiply_tile<R, 2, T>(p, a, a_row, b, reach, to)
-                             : multiply_tile<R, 1, T>(p, a, a_row, b, reach, to);
+    rows_of(first, [&](const F* a, const F* b) {
+      with_rows(rows, [&](auto r) {
+        constexpr int R = decltype(r)::value;
+        to.columns > kLanes<T> ? multiply_tile<R, 2, T>(p, a, a_row, b, reach, to)
+                               : multiply_tile<R, 1, T>(p, a, a_row, b, reach, to);
+      });
     });
   }
 }
@@ -242,27 +285,26 @@ INLINE void for_each_run(const Product& p, Range lines, Range columns, Function 
   }
 }
 
-// The results of a piece.
+// The results of a piece, for as many panels at a time as stay in L2.
 template <class T, class Of>
 INLINE void multiply_piece(const Product& p, const ProductPiece& piece, Of a_of) {
-  using F = Compute<T>;
-  constexpr int64_t P = kPanelBytes / sizeof(F);
-  const int64_t g = piece.group;
-  for (int64_t panel = piece.panels.begin; panel < piece.panels.end; ++panel) {
-    for (int64_t n = panel * P; n < min_of(p.N, (panel + 1) * P); n += kTileColumns<F>) {
-      const F* b = static_cast<const F*>(p.b) + (g * p.b_group + panel * p.b_panel + n % P);
-      const auto multiply = [&](const Run& run, const Reach& reach) {
-        multiply_run<T>(p, g, n, b, run, reach, a_of);
-      };
-      if (p.borders.tap_h != nullptr) {
-        for_each_run(p, piece.lines, piece.columns, multiply);
-        continue;
-      }
-      const int64_t columns = piece.columns.end - piece.columns.begin;
-      for (int64_t line = piece.lines.begin; line < piece.lines.end; ++line) {
-        multiply(Run{line / p.rows, line % p.rows, piece.columns.begin, columns, false},
-                 Reach{0, p.segments, 0, p.K});
-      }
+  constexpr int64_t P = kPanelBytes / sizeof(Compute<T>), kBlock = 128 << 10;
+  const int64_t panel_bytes = max_of(int64_t{1}, p.segments * p.K * kPanelBytes);
+  const int64_t step = max_of(int64_t{1}, kBlock / panel_bytes);
+  for (int64_t panel = piece.panels.begin; panel < piece.panels.end; panel += step) {
+    const int64_t panel_end = min_of(piece.panels.end, panel + step);
+    const Range columns{panel * P, min_of(p.N, panel_end * P)};
+    const auto multiply = [&](const Run& run, const Reach& reach) {
+      multiply_run<T>(p, piece.group, columns, run, reach, a_of);
+    };
+    if (p.borders.tap_h != nullptr) {
+      for_each_run(p, piece.lines, piece.columns, multiply);
+      continue;
+    }
+    const int64_t count = piece.columns.end - piece.columns.begin;
+    for (int64_t line = piece.lines.begin; line < piece.lines.end; ++line) {
+      multiply(Run{line / p.rows, line % p.rows, piece.columns.begin, count, false},
+               Reach{0, p.segments, 0, p.K});
     }
   }
 }

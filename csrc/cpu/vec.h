@@ -24,7 +24,8 @@
 #define TORCHEXT_VECTOR_BYTES 16
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define INLINE static inline ALWAYS_INLINE
 
 // The body of a kernel's run(): function<T> for the type that p.dtype says is stored.
 #define FOR_EACH_DTYPE(function, p, begin, end) \
