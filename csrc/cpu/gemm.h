@@ -17,6 +17,9 @@ constexpr int kTileColumns = kTileVectors * kLanes<F>;
 // As many rows as the registers hold sums for, with room for b and a broadcast.
 constexpr int kTileRows = TORCHEXT_VECTOR_BYTES == 64 ? 14 : 6;
 
+// A tile of twice the columns, in two panels, has as many; 16 registers are too few for it.
+constexpr int kWideRows = TORCHEXT_VECTOR_BYTES == 64 ? 6 : 0;
+
 template <class F>
 using TileVector = Vec<F, kLanes<F>>;
 template <class F, int R, int V = kTileVectors>
@@ -36,14 +39,16 @@ INLINE void unrolled(Function function) {
 
 template <class F, int R, int V = kTileVectors>
 INLINE void multiply(const F* a, int64_t a_row, int64_t a_step, const F* b, int64_t b_step,
-                     int64_t count, Tile<F, R, V>& sum) {
+                     int64_t count, Tile<F, R, V>& sum, int64_t b_panel = kTileColumns<F>) {
   constexpr int N = kLanes<F>;
   const F* every_third[(R + 2) / 3];  // three rows share a pointer: i * a_row needs no register
   unrolled<(R + 2) / 3>([&](auto i)
                             ALWAYS_INLINE { every_third[i.value] = a + 3 * i.value * a_row; });
   for (int64_t k = 0; k < count; ++k) {
     TileVector<F> row[V];
-    unrolled<V>([&](auto j) ALWAYS_INLINE { row[j.value] = load<N>(b + j.value * N); });
+    unrolled<V>([&](auto j) ALWAYS_INLINE {
+      row[j.value] = load<N>(b + (j.value / kTileVectors * b_panel + j.value % kTileVectors * N));
+    });
     unrolled<R>([&](auto i) ALWAYS_INLINE {
       const F x = every_third[i.value / 3][i.value % 3 * a_row];
       unrolled<V>([&](auto j) ALWAYS_INLINE { sum[i.value][j.value] += x * row[j.value]; });

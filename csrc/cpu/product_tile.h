@@ -96,7 +96,7 @@ INLINE void finish_vectors(const Product& p, const Finish<T>& to, Tile<Compute<T
   const int64_t columns = to.columns - J * kLanes<T>;
   if (columns >= kLanes<T>) {
     finish_vector<J, T, R, V>(p, to, Whole{}, sum);
-  } else {
+  } else if (columns > 0) {
     finish_vector<J, T, R, V>(p, to, Part{columns}, sum);
   }
   if constexpr (J + 1 < V) finish_vectors<J + 1, T, R, V>(p, to, sum);
@@ -123,7 +123,7 @@ static void multiply_tile(const Product& p, const Compute<T>* a, int64_t a_row, 
   b += reach.k_begin * p.b_row;
   for (int64_t s = reach.segment_begin; s < reach.segment_end; ++s) {
     multiply<F, R, V>(a + p.a_segment[s] + reach.k_begin, a_row, 1, b + s * p.K * p.b_row, p.b_row,
-                      reach.k_end - reach.k_begin, sum);
+                      reach.k_end - reach.k_begin, sum, p.b_panel);
   }
   finish<T, R, V>(p, to, sum);
 }
@@ -190,12 +190,12 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
   to.y_row = run.down ? p.y_row : p.y_column;
   to.residual_row = run.down ? p.residual_row : p.residual_column;
   const F* panels = static_cast<const F*>(p.b) + g * p.b_group;
-  const auto rows_of = [&](int64_t first, auto function) {
+  const auto rows_of = [&](int64_t first, int64_t width, auto function) {
     const int64_t row = run.row + (run.down ? first : 0);
     const int64_t column = run.column + (run.down ? 0 : first);
     const F* a = a_of(run.image, row, column);
-    for (int64_t n = columns.begin; n < columns.end; n += kTileColumns<F>) {
-      to.columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
+    for (int64_t n = columns.begin; n < columns.end; n += width) {
+      to.columns = min_of(width, columns.end - n);
       if (p.bias != nullptr) to.bias = static_cast<const T*>(p.bias) + (g * p.N + n);
       if (p.scale != nullptr) {
         to.scale = static_cast<const F*>(p.scale) + (g * p.N + n);
@@ -216,23 +216,34 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
       constexpr int C = decltype(c)::value, R = kLanes<F> < C ? 1 : kLanes<F> / C;
       int64_t i = 0;
       for (; i + R <= run.count; i += R) {
-        rows_of(i, [&](const F* a, const F* b) { dot_tile<R, C, T>(p, a, a_row, b, reach, to); });
+        rows_of(i, C,
+                [&](const F* a, const F* b) { dot_tile<R, C, T>(p, a, a_row, b, reach, to); });
       }
       for (; i < run.count; ++i) {
-        rows_of(i, [&](const F* a, const F* b) { dot_tile<1, C, T>(p, a, a_row, b, reach, to); });
+        rows_of(i, C,
+                [&](const F* a, const F* b) { dot_tile<1, C, T>(p, a, a_row, b, reach, to); });
       }
     });
     return;
   }
-  const int64_t tiles = ceil_div(run.count, int64_t{kTileRows});
+  // Where there are columns for it, tiles are wide and low: rows whose distance is a multiple of 1
+  // KB share few sets of L1, which thrash if a tile has many of them.
+  const bool wide = kWideRows > 0 && columns.end - columns.begin > kTileColumns<F>;
+  const int64_t width = wide ? 2 * kTileColumns<F> : kTileColumns<F>;
+  const int64_t tiles = ceil_div(run.count, int64_t{wide ? kWideRows : kTileRows});
   for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal numbers of rows
     const int64_t first = run.count * tile / tiles, rows = run.count * (tile + 1) / tiles - first;
-    rows_of(first, [&](const F* a, const F* b) {
-      with_rows(rows, [&](auto r) {
+    rows_of(first, width, [&](const F* a, const F* b) {
+      const auto multiply = [&](auto r) {
         constexpr int R = decltype(r)::value;
+        if constexpr (R <= kWideRows) {
+          if (to.columns > kTileColumns<F>)
+            return multiply_tile<R, 4, T>(p, a, a_row, b, reach, to);
+        }
         to.columns > kLanes<T> ? multiply_tile<R, 2, T>(p, a, a_row, b, reach, to)
                                : multiply_tile<R, 1, T>(p, a, a_row, b, reach, to);
-      });
+      };
+      wide ? with_rows<(kWideRows > 0 ? kWideRows : 1)>(rows, multiply) : with_rows(rows, multiply);
     });
   }
 }
@@ -288,7 +299,7 @@ INLINE void for_each_run(const Product& p, Range lines, Range columns, Function 
 // The results of a piece, for as many panels at a time as stay in L2.
 template <class T, class Of>
 INLINE void multiply_piece(const Product& p, const ProductPiece& piece, Of a_of) {
-  constexpr int64_t P = kPanelBytes / sizeof(Compute<T>), kBlock = 128 << 10;
+  constexpr int64_t P = kPanelBytes / sizeof(Compute<T>), kBlock = 256 << 10;
   const int64_t panel_bytes = max_of(int64_t{1}, p.segments * p.K * kPanelBytes);
   const int64_t step = max_of(int64_t{1}, kBlock / panel_bytes);
   for (int64_t panel = piece.panels.begin; panel < piece.panels.end; panel += step) {

@@ -9,6 +9,7 @@ import torch
 
 from . import chart, machine, results, table
 from .case import select
+from .contenders import CONTENDERS
 from .race import Race
 
 ROUNDS, QUICK_ROUNDS = 15, 5
@@ -25,6 +26,15 @@ def positive(text):
     return int(text)
 
 
+def contenders(names):
+    """Those of `names`, and torchext, without which there is nothing to compare."""
+    names = names.split(",")
+    unknown = set(names) - {c.name for c in CONTENDERS}
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no contender is named {', '.join(sorted(unknown))}")
+    return tuple(c for c in CONTENDERS if c.name in {*names, "torchext"})
+
+
 def parse(argv):
     parser = Parser(prog="torchext bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few cases, few rounds")
@@ -35,6 +45,13 @@ def parse(argv):
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--threads", type=positive, default=machine.cores(), help="default: all cores, %(default)s"
+    )
+    parser.add_argument(
+        "--contenders",
+        type=contenders,
+        default=CONTENDERS,
+        metavar="NAMES",
+        help="only these, with commas between: " + ", ".join(c.name for c in CONTENDERS),
     )
     parser.add_argument("--rounds", type=positive, help=f"default: {ROUNDS}, quick {QUICK_ROUNDS}")
     parser.add_argument("--json", metavar="FILE", help="or a folder; saved after each case")
@@ -101,7 +118,7 @@ def run(document, file, chosen, options):
     done = {results.case_of(b) for part in results.PARTS for b in document[part]}
     chosen = [(module, case) for module, case in chosen if case.name not in done]
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    with Race(options.threads, rounds) as race, progress(len(chosen)) as step:
+    with Race(options.threads, rounds, options.contenders) as race, progress(len(chosen)) as step:
         for module, case in chosen:
             step(case.name)
             results.add(document, race.run(module, case))
