@@ -113,6 +113,7 @@ using cpu::ChannelAffine;
 using cpu::ChannelMoments;
 using cpu::ChannelSums;
 using cpu::ColumnSums;
+using cpu::Combinations;
 using cpu::Depthwise;
 using cpu::DepthwiseWeight;
 using cpu::Dots;
@@ -143,6 +144,7 @@ CPU_KERNEL(OuterSums)
 CPU_KERNEL(ColumnSums)
 CPU_KERNEL(Depthwise)
 CPU_KERNEL(DepthwiseWeight)
+CPU_KERNEL(Combinations)
 CPU_KERNEL(Dots)
 CPU_KERNEL(LayerNormRows)
 CPU_KERNEL(RecurrentStep)

@@ -38,6 +38,29 @@ INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixe
   }
 }
 
+// Of so few pixels that writing the sums takes longest: row after row.
+constexpr int64_t kFewPixels = 8;
+template <class F>
+INLINE void sum_few_pixels(const Outer& p, const F* a, const F* b, Range rows, F* sums) {
+  int64_t a_pixel[kFewPixels], b_pixel[kFewPixels], pixels = 0;
+  for (int64_t line = 0; line < p.images * p.rows; ++line) {
+    for (int64_t column = 0; column < p.columns; ++column, ++pixels) {
+      const int64_t image = line / p.rows, row = line % p.rows;
+      a_pixel[pixels] = image * p.a_image + row * p.a_row + column * p.a_column;
+      b_pixel[pixels] = image * p.b_image + row * p.b_row + column * p.b_column;
+    }
+  }
+  for (int64_t m = rows.begin; m < rows.end; ++m) {
+    for_each_vector<F>(p.N, [&](int64_t n, auto part) {
+      RowVector<F> sum{};
+      for (int64_t k = 0; k < pixels; ++k) {
+        sum += a[a_pixel[k] + m] * load_row(b + b_pixel[k] + n, part);
+      }
+      store_row(sums + m * p.sums_m + n, sum, part);
+    });
+  }
+}
+
 template <class T>
 static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
@@ -50,6 +73,10 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
     F* sums = static_cast<F*>(p.sums) + (g * p.sums_group + segment * p.sums_segment);
     const F* a = static_cast<const F*>(p.a) + g * p.a_group;
     const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
+    if (p.images * p.rows * p.columns <= kFewPixels) {
+      sum_few_pixels(p, a, b, {m_begin, m_end}, sums);
+      continue;
+    }
     const auto add = [&](const Pixels& pixels) {
       for (int64_t m = m_begin; m < m_end; m += kTileRows) {
         with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {

@@ -301,7 +301,7 @@ template <class T, class Of>
 INLINE void multiply_piece(const Product& p, const ProductPiece& piece, Of a_of) {
   constexpr int64_t P = kPanelBytes / sizeof(Compute<T>), kBlock = 256 << 10;
   const int64_t panel_bytes = max_of(int64_t{1}, p.segments * p.K * kPanelBytes);
-  const int64_t step = max_of(int64_t{1}, kBlock / panel_bytes);
+  const int64_t step = max_of(int64_t{kWideRows > 0 ? 2 : 1}, kBlock / panel_bytes);
   for (int64_t panel = piece.panels.begin; panel < piece.panels.end; panel += step) {
     const int64_t panel_end = min_of(piece.panels.end, panel + step);
     const Range columns{panel * P, min_of(p.N, panel_end * P)};

@@ -2,12 +2,14 @@
 // the stride, a product (../product.h) with the taps that reach them.
 #include "../../op/conv2d.h"
 #include "../depthwise.h"
+#include "../dots.h"
 #include "operands.h"
 
 namespace torchext {
 
 void launch(const cpu::Product& p, void*);
 void launch(const cpu::Depthwise& p, void*);
+void launch(const cpu::Combinations& p, void*);
 
 namespace {
 
@@ -53,6 +55,20 @@ Margin margin_of(const std::vector<Reach>& reaches, int64_t outputs) {
     }
   }
   return margin;
+}
+
+// A linear layer of few rows whose weights can be read where they are.
+bool launch_combinations(const cpu::Product& p, const cpu::Panels& panels) {
+  const bool computed = p.dtype == DType::f32 || p.dtype == DType::f64;
+  if (!computed || p.images * p.rows != 1 || p.columns > cpu::kFewRows || panels.groups != 1 ||
+      panels.segments != 1 || panels.w_n != 1 || p.y_n != 1 || p.bias != nullptr) {
+    return false;
+  }
+  launch(cpu::Combinations{p.dtype, p.columns, p.N, p.K, at_f(p.a, p.dtype, p.a_segment[0]),
+                           at(panels.w, p.dtype, panels.w_segment[0]), p.y, p.a_column, panels.w_k,
+                           p.y_column, false},
+         nullptr);
+  return true;
 }
 
 // Few pixels read each weight but once or twice: then they are read where they are.
@@ -187,17 +203,18 @@ void launch(const Conv2dBackwardInput& p, void*) {
       if (bordered && product.segments > 0) {
         product.borders = {row.shifts.data(), p.OH, p.OW, column.shifts[0], taps, 1, 1};
       }
-      std::unique_ptr<Scratch> packed;
-      if (!use_in_place(product, panels)) {
-        packed = std::make_unique<Scratch>(pack(panels));
-        use_panels(product, panels);
-      }
       product.bias = p.bias;
       product.y = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);
       product.y_group = N * xs.c, product.y_image = xs.n, product.y_n = xs.c;
       product.y_row = p.h.stride * xs.h, product.y_column = p.w.stride * xs.w;
       product.activation = Activation::none;
       if (!bordered) merge_lines(product);
+      if (launch_combinations(product, panels)) continue;
+      std::unique_ptr<Scratch> packed;
+      if (!use_in_place(product, panels)) {
+        packed = std::make_unique<Scratch>(pack(panels));
+        use_panels(product, panels);
+      }
       launch(product, nullptr);
     }
   }

@@ -73,7 +73,8 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   outer.b_segment = segments.offsets.data();
   const std::vector<int64_t> to_segments =
       tap_offsets(p, p.w_stride.h, p.w_stride.w, segments.merged);
-  const bool rows_adjacent = p.w_stride.c == 1 && (!segments.merged || p.w_stride.w == p.C);
+  const bool rows_adjacent =
+      p.w_stride.c == 1 && (p.w.kernel == 1 || !segments.merged || p.w_stride.w == p.C);
   if (rows_adjacent && outer.segments == 1 && (p.dtype == DType::f32 || p.dtype == DType::f64)) {
     outer.sums = p.grad_weight;
     outer.sums_m = p.w_stride.n, outer.sums_group = M * outer.sums_m;

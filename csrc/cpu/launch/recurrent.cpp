@@ -16,6 +16,7 @@ void launch(const cpu::Product& p, void*);
 void launch(const cpu::Outer& p, void*);
 void launch(const cpu::ColumnSums& p, void*);
 void launch(const cpu::Dots& p, void*);
+void launch(const cpu::Combinations& p, void*);
 void launch(const cpu::RecurrentStep& p, void*);
 void launch(const cpu::RecurrentStepBackward& p, void*);
 
@@ -94,23 +95,17 @@ struct RowsBack {
   bool adds;
 };
 void multiply_back(const RowsBack& r) {
-  const auto multiply = [&](int64_t n, int64_t count, const void* b, bool in_place) {
-    cpu::Product p = product_of(
-        {r.dtype, r.rows, 1, count, r.K, r.a, r.a_row, b, nullptr, at_f(r.y, r.dtype, n), r.N});
-    if (in_place) p.b_row = r.N, p.b_panel = panel_columns(r.dtype);
-    if (r.adds) p.residual = p.y, p.residual_column = p.y_column, p.residual_n = p.y_n;
-    launch(p, nullptr);
-  };
-  if (r.panels) return multiply(0, r.N, r.panels, false);
-  // Few rows read w where it lies, but for columns that fill no panel.
-  const int64_t columns = panel_columns(r.dtype);
-  const int64_t whole = r.rows <= cpu::kFewRows ? r.N / columns * columns : 0;
-  if (whole > 0) multiply(0, whole, r.w, true);
-  if (whole < r.N) {
-    const Scratch rest =
-        pack_matrix(r.dtype, at_f(r.w, r.dtype, whole), 1, r.N - whole, r.K, 1, r.N);
-    multiply(whole, r.N - whole, rest.get(), false);
+  if (r.panels == nullptr && r.rows <= cpu::kFewRows) {
+    launch(cpu::Combinations{r.dtype, r.rows, r.N, r.K, r.a, r.w, r.y, r.a_row, r.N, r.N, r.adds},
+           nullptr);
+    return;
   }
+  const Scratch packed =
+      r.panels ? Scratch(r.dtype, 0) : pack_matrix(r.dtype, r.w, 1, r.N, r.K, 1, r.N);
+  cpu::Product p = product_of({r.dtype, r.rows, 1, r.N, r.K, r.a, r.a_row,
+                               r.panels ? r.panels : packed.get(), nullptr, r.y, r.N});
+  if (r.adds) p.residual = p.y, p.residual_column = p.y_column, p.residual_n = p.y_n;
+  launch(p, nullptr);
 }
 
 // to[m, n] = sum over rows of a[row, m] * b[row, n]. Tiles read whole vectors of b: scratch memory.
