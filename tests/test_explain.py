@@ -5,7 +5,7 @@ import warnings
 import torch
 
 import torchext
-from torchext.ops import OPS
+from torchext.ops import OPS, _slower
 
 
 def test_kernels_of_a_training_step():
@@ -32,7 +32,20 @@ def test_plain_pytorch_is_named_and_nobody_is_warned():
     assert str(torchext.explain(torch.relu, torch.ones(2))) == "no torchext op ran"
 
 
-def test_slower_shapes_say_so(monkeypatch):
+def test_slower_calls_say_so(monkeypatch):
+    monkeypatch.setattr(_slower, "_cpu_multiplies_bf16", lambda: True)
+    linear = torchext.nn.Linear(8, 8).bfloat16()
+    (step,) = torchext.explain(linear, torch.ones(2, 8, dtype=torch.bfloat16, requires_grad=True))
+    assert step.slower.startswith("bfloat16 is multiplied in float32")
+    norm, x = torchext.nn.LayerNorm(8), torch.ones(2, 8)
+    (step,) = torchext.explain(norm, x)
+    assert "small tensor (16 elements)" in step.slower
+    with torch.no_grad():
+        (step,) = torchext.explain(norm, x)
+    assert step.slower == ""
+
+
+def test_the_reason_is_printed(monkeypatch):
     monkeypatch.setattr(OPS["activation_inference"], "slower", lambda x, kind: f"kind {kind}")
     (step,) = torchext.explain(torchext.nn.ReLU(), torch.ones(3))
     assert str(step).endswith("\n    slower than PyTorch's own: kind 1")

@@ -145,10 +145,11 @@ static void sums(const ChannelSums& p, int64_t begin, int64_t end) {
   if (p.channels_last) {
     for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto u, auto part) {
       constexpr int U = decltype(u)::value, N = kLanes<T>;
+      const int64_t array_channel = array_index(p, channel);
       const auto sum = sum_over_pixels<Vectors<Sums<V>, U>>(p.S, [&](int64_t s) {
         return vectors<U>([&](int j) {
           return products<T>(p, at + s * p.C + j * N, part, [&](const void* array) {
-            return load_row(static_cast<const F*>(array) + channel + j * N, part);
+            return load_row(static_cast<const F*>(array) + array_channel + j * N, part);
           });
         });
       });
@@ -160,7 +161,8 @@ static void sums(const ChannelSums& p, int64_t begin, int64_t end) {
     return;
   }
   for (int64_t channel = begin; channel < end; ++channel) {
-    const auto of = [&](const void* array) { return static_cast<const F*>(array)[channel]; };
+    const int64_t array_channel = array_index(p, channel);
+    const auto of = [&](const void* array) { return static_cast<const F*>(array)[array_channel]; };
     const auto of_vector = [&](int64_t k, auto part) {
       return products<T>(p, channel * p.S + k, part, of);
     };
@@ -194,7 +196,7 @@ static void affine(const ChannelAffine& p, int64_t begin, int64_t end) {
   if (p.channels_last) {
     const int64_t stop = min_of(end * kPixels, p.N * p.S);
     for (int64_t pixel = begin * kPixels; pixel < stop; ++pixel) {
-      const int64_t first = pixel / p.S * p.C;
+      const int64_t first = array_index(p, pixel / p.S * p.C);
       for_each_vector<T>(p.C, [&](int64_t k, auto part) {
         apply<T>(p, pixel * p.C + k, part, [&](const void* array) {
           return load_row(static_cast<const F*>(array) + first + k, part);
@@ -204,9 +206,10 @@ static void affine(const ChannelAffine& p, int64_t begin, int64_t end) {
     return;
   }
   for (int64_t channel = begin; channel < end; ++channel) {
+    const int64_t array_channel = array_index(p, channel);
     for_each_vector<T>(p.S, [&](int64_t k, auto part) {
       apply<T>(p, channel * p.S + k, part,
-               [&](const void* array) { return static_cast<const F*>(array)[channel]; });
+               [&](const void* array) { return static_cast<const F*>(array)[array_channel]; });
     });
   }
 }

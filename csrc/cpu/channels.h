@@ -1,5 +1,6 @@
 // What batch_norm and group_norm are made of: sums over each channel of each image, and a function
-// per channel of every element. Per-channel arrays are [N, C], of the type computed in.
+// per channel of every element. Sums are [N, C], of the type computed in; so are the arrays that
+// the functions read of group_norm, those of batch_norm, whose images are alike, are [C].
 #pragma once
 
 #include "../common/activation.h"
@@ -40,6 +41,11 @@ struct ChannelAffine : Channels {
 
 constexpr int64_t kChannels = 64;  // of one piece of sums in channels_last: whole cache lines
 constexpr int64_t kPixels = 16;    // of one piece of elements in channels_last
+
+// Where the arrays have the value of channel index = n * C + c.
+PLAIN int64_t array_index(const Channels& p, int64_t index) {
+  return p.groups ? index : index % p.C;
+}
 
 // As many images as an image may be taken for: in channels_last its pixels follow each other, and
 // more threads can add up smaller ones.

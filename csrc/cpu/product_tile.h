@@ -139,11 +139,14 @@ static void dot_tile(const Product& p, const Compute<T>* a, int64_t a_row, const
     const F *x = a + p.a_segment[s] + reach.k_begin, *w = b + s * p.K + reach.k_begin;
     for_each_vector<F>(reach.k_end - reach.k_begin, [&](int64_t k, auto part) {
       TileVector<F> column[C];
-      for (int c = 0; c < C; ++c) column[c] = load_row(w + c * p.segments * p.K + k, part);
-      for (int i = 0; i < R; ++i) {
-        const TileVector<F> v = load_row(x + i * a_row + k, part);
-        for (int c = 0; c < C; ++c) sum[i * C + c] += v * column[c];
-      }
+      unrolled<C>([&](auto c) ALWAYS_INLINE {
+        column[c.value] = load_row(w + c.value * p.segments * p.K + k, part);
+      });
+      unrolled<R>([&](auto i) ALWAYS_INLINE {
+        const TileVector<F> v = load_row(x + i.value * a_row + k, part);
+        unrolled<C>([&](auto c)
+                        ALWAYS_INLINE { sum[i.value * C + c.value] += v * column[c.value]; });
+      });
     });
   }
   F totals[N > R * C ? N : R * C];

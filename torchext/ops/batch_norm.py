@@ -7,6 +7,7 @@ float32 (float64 for float64) and not differentiable.
 import torch
 
 from . import _channel_norm as norm
+from . import _slower
 from ._dense import check_weight, compute_dtype
 from ._op import Op, check
 
@@ -102,6 +103,7 @@ batch_norm = Op(
     save=_save,
     backward=_backward,
     constants=("running_mean", "running_var"),
+    slower=_slower.small_training,
     **_common,
 )
 batch_norm_backward = Op(

@@ -4,6 +4,7 @@ from math import prod
 
 import torch
 
+from . import _slower
 from ._activation import DECOMPOSITIONS, FUSED_IN_TRAINING, activate, gated
 from ._conv2d import (
     check_bias,
@@ -175,6 +176,7 @@ _COMMON = {
     "autocast": ("input", "weight", "bias", "residual"),
     "batched": ("input", "residual"),
     "flops": _flops_forward,
+    "slower": _slower.product,
 }
 conv2d_inference = Op(name="conv2d_inference", **_COMMON)
 conv2d = Op(name="conv2d", save=_save, backward=_conv2d_gradients, **_COMMON)
@@ -185,6 +187,7 @@ conv2d_backward_input = Op(
     batched=("grad_y", "y"),
     constants=("y",),  # its activation's derivative jumps, or is constant
     flops=lambda grad_y, y, weight, *args: _flops(weight, grad_y[-2:], grad_y[:-3]),
+    slower=_slower.product,
 )
 conv2d_backward_weight = Op(
     name="conv2d_backward_weight",
@@ -194,6 +197,7 @@ conv2d_backward_weight = Op(
     constants=("y",),
     sharded_dims=(),
     flops=_flops_backward_weight,
+    slower=_slower.product,
 )
 
 

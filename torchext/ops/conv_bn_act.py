@@ -7,7 +7,7 @@ the gradient.
 
 import torch
 
-from . import batch_norm, conv2d
+from . import _slower, batch_norm, conv2d
 from ._activation import KINDS, activate, activate_backward
 from ._channel_norm import empty_like as empty_z
 from ._channel_norm import in_format_of, per_channel
@@ -158,6 +158,7 @@ _COMMON = {
     "autocast": ("input", "weight", "bias", "residual"),
     "batched": (),
     "sharded_dims": (),
+    "slower": _slower.product,
 }
 conv_bn_act_inference = Op(
     name="conv_bn_act_inference",

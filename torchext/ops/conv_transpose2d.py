@@ -3,6 +3,7 @@
 import torch
 from torch.nn.functional import pad
 
+from . import _slower
 from ._conv2d import (
     check_bias,
     check_operands,
@@ -70,6 +71,7 @@ _COMMON = {
     "autocast": ("input", "weight", "bias"),
     "batched": ("input",),
     "flops": lambda x, weight, *args: _flops(weight, x[-2:], x[:-3]),
+    "slower": _slower.product,
 }
 conv_transpose2d_inference = Op(name="conv_transpose2d_inference", **_COMMON)
 conv_transpose2d = Op(name="conv_transpose2d", save=_save, backward=_backward, **_COMMON)

@@ -4,6 +4,7 @@ The statistics are float32 (float64 for float64) and not differentiable.
 """
 
 from . import _channel_norm as norm
+from . import _slower
 from ._dense import check_weight, compute_dtype
 from ._op import Op, check
 
@@ -81,6 +82,7 @@ group_norm = Op(
     fake=_fake,
     save=_save,
     backward=_backward,
+    slower=_slower.small_training,
     **_common,
 )
 group_norm_backward = Op(

@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from . import _slower
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
 from ._op import Op, check
 
@@ -156,6 +157,7 @@ layer_norm = Op(
     save=_save,
     backward=_backward,
     batched=("input",),
+    slower=_slower.small_training,
     **_common,
 )
 layer_norm_backward = Op(
@@ -180,5 +182,6 @@ add_layer_norm = Op(
     save=_save_add,
     backward=_backward_add,
     batched=("input", "residual"),
+    slower=_slower.small_training,
     **_common,
 )

@@ -4,6 +4,7 @@ from math import prod
 
 from torch.nn.functional import linear as _aten_linear
 
+from . import _slower
 from ._activation import FUSED_IN_TRAINING, activate, gated
 from ._conv2d import check_companion, check_shape
 from ._op import Op, check
@@ -108,6 +109,7 @@ _COMMON = {
     "batched": ("input", "residual"),
     "sample_dims": None,
     "flops": lambda x, weight, *args: 2 * prod(x) * weight[0],
+    "slower": _slower.product,
 }
 linear_inference = Op(name="linear_inference", **_COMMON)
 linear = Op(name="linear", save=_save, backward=_backward, **_COMMON)
@@ -119,6 +121,7 @@ linear_backward_input = Op(
     sample_dims=None,
     constants=("y",),
     flops=lambda grad_y, y, weight, *args: 2 * prod(grad_y) * weight[1],
+    slower=_slower.product,
 )
 linear_backward_weight = Op(
     name="linear_backward_weight",
@@ -128,6 +131,7 @@ linear_backward_weight = Op(
     constants=("y",),
     sharded_dims=(),
     flops=lambda grad_y, y, x, *args: 2 * prod(x) * grad_y[-1],
+    slower=_slower.product,
 )
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from . import _slower
 from ._dense import check_dtype, check_like, compute_dtype
 from ._op import Op, check
 from ._pool2d import is_channels_last
@@ -65,6 +66,7 @@ softmax = Op(
     fake=_fake,
     save=_save,
     backward=_backward,
+    slower=_slower.small_training,
     **_common,
 )
 softmax_backward = Op(

@@ -20,12 +20,22 @@ struct Sets {
   // An image is so many parts, which p takes for images.
   Sets(const Channels& p, int64_t parts)
       : parts(parts),
+        C(p.C),
         groups(p.groups),
         count(p.groups ? p.N / parts * p.groups : p.C),
         channels(p.groups ? p.C / p.groups : 1),
         values((p.groups ? parts * channels : p.N) * p.S) {}
-  int64_t of(int64_t n, int64_t c) const { return groups ? n / parts * groups + c / channels : c; }
-  int64_t parts, groups, count, channels, values;
+  // function(n * C + c, c, its set) for the channels of N images.
+  template <class Function>
+  void for_each_channel(int64_t N, Function function) const {
+    for (int64_t n = 0; n < N; ++n) {
+      const int64_t first = groups ? n / parts * groups : 0;
+      for (int64_t c = 0, set = first; c < C; ++set) {
+        for (int64_t k = 0; k < channels; ++k, ++c) function(n * C + c, c, set);
+      }
+    }
+  }
+  int64_t parts, C, groups, count, channels, values;
 };
 
 // mean[set] and squares[set] of the sets, from those of their channels (Chan's formula).
@@ -33,32 +43,32 @@ template <class F>
 void combine(const Channels& p, const Sets& sets, const F* mean, const F* squares, double* set_mean,
              double* set_squares) {
   for (int64_t set = 0; set < sets.count; ++set) set_mean[set] = set_squares[set] = 0;
-  for (int64_t n = 0; n < p.N; ++n) {
-    for (int64_t c = 0; c < p.C; ++c) set_mean[sets.of(n, c)] += mean[n * p.C + c];
-  }
+  sets.for_each_channel(p.N, [&](int64_t i, int64_t, int64_t set) { set_mean[set] += mean[i]; });
   for (int64_t set = 0; set < sets.count; ++set) set_mean[set] *= double(p.S) / sets.values;
-  for (int64_t n = 0; n < p.N; ++n) {
-    for (int64_t c = 0; c < p.C; ++c) {
-      const int64_t set = sets.of(n, c), i = n * p.C + c;
-      const double d = mean[i] - set_mean[set];
-      set_squares[set] += squares[i] + p.S * d * d;
-    }
-  }
+  sets.for_each_channel(p.N, [&](int64_t i, int64_t, int64_t set) {
+    const double d = mean[i] - set_mean[set];
+    set_squares[set] += squares[i] + p.S * d * d;
+  });
 }
+
+// Images whose channels have values of their own in the arrays that kernels read.
+int64_t images_in_arrays(const Channels& p) { return p.groups ? p.N : 1; }
 
 template <class F>
 void normalize(const ChannelNorm& p, const Sets& sets, void* stream) {
   F *mean = static_cast<F*>(p.mean), *rstd = static_cast<F*>(p.rstd);
-  const Scratch arrays(p.dtype, 4, p.N, p.C);
+  const int64_t images = images_in_arrays(p), size = images * p.C;
+  const Scratch arrays(p.dtype, 4, size);
   F* channel_mean = static_cast<F*>(arrays.get());
-  F *scale = channel_mean + p.N * p.C, *shift = scale + p.N * p.C, *ones = shift + p.N * p.C;
+  F *scale = channel_mean + size, *shift = scale + size, *ones = shift + size;
   if (p.training) {
-    const F *means = static_cast<const F*>(p.channel_means), *squares = nullptr;
-    if (means != nullptr) {
-      squares = static_cast<const F*>(p.channel_squares);
-    } else {
-      launch(cpu::ChannelMoments{p, p.x, channel_mean, scale}, stream);
-      means = channel_mean, squares = scale;
+    const F* means = static_cast<const F*>(p.channel_means);
+    const F* squares = static_cast<const F*>(p.channel_squares);
+    const Scratch moments(p.dtype, means ? 0 : 2, p.N, p.C);
+    if (means == nullptr) {
+      F* const found = static_cast<F*>(moments.get());
+      launch(cpu::ChannelMoments{p, p.x, found, found + p.N * p.C}, stream);
+      means = found, squares = found + p.N * p.C;
     }
     const Scratch set_arrays(DType::f64, 2, sets.count);
     double* set_mean = static_cast<double*>(set_arrays.get());
@@ -84,15 +94,12 @@ void normalize(const ChannelNorm& p, const Sets& sets, void* stream) {
     }
   }
   const F *weight = static_cast<const F*>(p.weight), *bias = static_cast<const F*>(p.bias);
-  for (int64_t n = 0; n < p.N; ++n) {
-    for (int64_t c = 0; c < p.C; ++c) {
-      const int64_t i = n * p.C + c, set = sets.of(n, c);
-      channel_mean[i] = mean[set];
-      scale[i] = weight ? rstd[set] * weight[c] : rstd[set];
-      shift[i] = bias ? bias[c] : 0;
-      ones[i] = 1;
-    }
-  }
+  sets.for_each_channel(images, [&](int64_t i, int64_t c, int64_t set) {
+    channel_mean[i] = mean[set];
+    scale[i] = weight ? rstd[set] * weight[c] : rstd[set];
+    shift[i] = bias ? bias[c] : 0;
+    ones[i] = 1;
+  });
   cpu::ChannelAffine affine{p,     p.x, channel_mean, scale, p.residual, ones,
                             shift, p.y, p.activation, {},    nullptr};
   if (p.N > 0) launch(affine, stream);
@@ -102,17 +109,14 @@ template <class F>
 void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
   const F *mean = static_cast<const F*>(p.mean), *rstd = static_cast<const F*>(p.rstd);
   const F *weight = static_cast<const F*>(p.weight), *bias = static_cast<const F*>(p.bias);
-  const Scratch arrays(p.dtype, 6, p.N, p.C);
+  const int64_t images = images_in_arrays(p), size = images * p.C;
+  const Scratch arrays(p.dtype, 5, size), channel_sums(p.dtype, 2, p.N, p.C);
   F* channel_mean = static_cast<F*>(arrays.get());
-  F* of_g = channel_mean + p.N * p.C;
-  F *of_products = of_g + p.N * p.C, *g_scale = of_products + p.N * p.C;
-  F *shift = g_scale + p.N * p.C, *forward_shift = shift + p.N * p.C;
-  const auto for_each_channel = [&](auto function) {
-    for (int64_t n = 0; n < p.N; ++n) {
-      for (int64_t c = 0; c < p.C; ++c) function(n * p.C + c, c, sets.of(n, c));
-    }
-  };
-  for_each_channel([&](int64_t i, int64_t c, int64_t set) {
+  F *g_scale = channel_mean + size, *forward_shift = g_scale + size;
+  F *scale = forward_shift + size, *shift = scale + size;
+  F* of_g = static_cast<F*>(channel_sums.get());
+  F* of_products = of_g + p.N * p.C;
+  sets.for_each_channel(images, [&](int64_t i, int64_t c, int64_t set) {
     channel_mean[i] = mean[set];
     g_scale[i] = weight ? rstd[set] * weight[c] : rstd[set];  // the forward op's scale
     forward_shift[i] = bias ? bias[c] : 0;
@@ -126,7 +130,7 @@ void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
   double* set_products = set_g + sets.count;
   double *grad_weight = set_products + sets.count, *grad_bias = grad_weight + p.C;
   for (int64_t k = 0; k < 2 * (sets.count + p.C); ++k) set_g[k] = 0;
-  for_each_channel([&](int64_t i, int64_t c, int64_t set) {
+  sets.for_each_channel(p.N, [&](int64_t i, int64_t c, int64_t set) {
     const double w = weight ? weight[c] : 1;
     set_g[set] += w * of_g[i];
     set_products[set] += w * of_products[i];
@@ -139,8 +143,7 @@ void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
   }
 
   // grad_x = rstd * (w * g - mean of w * g - xhat * mean of w * g * xhat)
-  F* scale = of_products;
-  for_each_channel([&](int64_t i, int64_t, int64_t set) {
+  sets.for_each_channel(images, [&](int64_t i, int64_t, int64_t set) {
     const double r = rstd[set];
     scale[i] = static_cast<F>(-r * r * r * set_products[set] / sets.values);
     shift[i] = p.training ? static_cast<F>(-r * set_g[set] / sets.values) : F(0);
