@@ -10,7 +10,7 @@ import torch
 
 from torchext.bench import contenders, gate, race, results, stats, table, team, worker
 from torchext.bench.case import Case, families, load
-from torchext.bench.cli import main
+from torchext.bench.cli import main, parse
 
 
 def cases():
@@ -309,6 +309,7 @@ def test_pooling_cases():
     "arguments, words",
     [
         (["--filter", "no such case"], "no case is named like"),
+        (["--contenders", "eager,nobody"], "no contender is named nobody"),
         (["--threads", "none"], "expected a positive whole number"),
         (["--resume"], "--resume needs --json"),
         (["--report", "missing.json"], "missing.json"),
@@ -321,6 +322,11 @@ def test_misuse_is_one_line_and_status_2(arguments, words, capsys):
     assert status.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and words in lines[0]
+
+
+def test_only_named_contenders():
+    _, options = parse(["--contenders", "eager"])
+    assert [c.name for c in options.contenders] == ["torchext", "eager"]
 
 
 def test_report_and_chart_from_a_file(document, tmp_path, capsys):
