@@ -25,10 +25,6 @@ INLINE auto vectors(Function function) {
   for (int j = 0; j < U; ++j) made.of[j] = function(j);
   return made;
 }
-template <int U>
-struct Count {
-  static constexpr int value = U;
-};
 
 // function(offset of the first pixel's vectors in x, their channel in [N, C], how many they are,
 // Whole or Part) for the vectors of channels of channels_last pieces.
@@ -41,9 +37,9 @@ INLINE void for_each_channel_vector(const Channels& p, int64_t begin, int64_t en
     const int64_t n = piece / blocks, c = piece % blocks * kChannels;
     const int64_t at = n * p.S * p.C + c, channel = n * p.C + c, count = min_of(kChannels, p.C - c);
     int64_t k = 0;
-    for (; k + U * N <= count; k += U * N) function(at + k, channel + k, Count<U>{}, Whole{});
+    for (; k + U * N <= count; k += U * N) function(at + k, channel + k, Constant<U>{}, Whole{});
     for_each_vector<T>(count - k, [&](int64_t more, auto part) {
-      function(at + k + more, channel + k + more, Count<1>{}, part);
+      function(at + k + more, channel + k + more, Constant<1>{}, part);
     });
   }
 }
@@ -196,7 +192,7 @@ static void affine(const ChannelAffine& p, int64_t begin, int64_t end) {
   if (p.channels_last) {
     const int64_t stop = min_of(end * kPixels, p.N * p.S);
     for (int64_t pixel = begin * kPixels; pixel < stop; ++pixel) {
-      const int64_t first = array_index(p, pixel / p.S * p.C);
+      const int64_t first = p.groups ? pixel / p.S * p.C : 0;
       for_each_vector<T>(p.C, [&](int64_t k, auto part) {
         apply<T>(p, pixel * p.C + k, part, [&](const void* array) {
           return load_row(static_cast<const F*>(array) + first + k, part);

@@ -1,5 +1,6 @@
-// The register tile that every matrix-like kernel is made of: R rows by two vectors of columns, or
-// one where there are no more columns; sum[i][j] += a[i][k] * b[k][j], summed over k in order.
+// The register tile that every matrix-like kernel is made of: R rows by two vectors of columns, one
+// where there are no more or four where there are; sum[i][j] += a[i][k] * b[k][j], summed over k in
+// order.
 //
 // `a` is read in place, one broadcast element at a time, with any distance between rows and between
 // k's; `b` by whole vectors, so its columns must be adjacent: packed panels, or a matrix whose rows
@@ -24,18 +25,6 @@ template <class F>
 using TileVector = Vec<F, kLanes<F>>;
 template <class F, int R, int V = kTileVectors>
 using Tile = TileVector<F>[R][V];
-
-// Calls function(integral constant i) for i = 0 ... N - 1. An array is only kept in registers if
-// its indices are constants before any loop is unrolled.
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
-template <int N, int I = 0, class Function>
-INLINE void unrolled(Function function) {
-  function(Constant<I>{});
-  if constexpr (I + 1 < N) unrolled<N, I + 1>(function);
-}
 
 template <class F, int R, int V = kTileVectors>
 INLINE void multiply(const F* a, int64_t a_row, int64_t a_step, const F* b, int64_t b_step,

@@ -33,7 +33,8 @@ INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixe
       const auto add = [&](auto part) {
         store_row(to, first ? sum[i][j] : load_row(to, part) + sum[i][j], part);
       };
-      columns - j* N >= N ? add(Whole{}) : add(Part{columns - j * N});
+      const int64_t rest = columns - j * N;
+      rest >= N ? add(Whole{}) : add(Part{rest});
     }
   }
 }

@@ -178,10 +178,7 @@ static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
                              {line, min_of(p.images * p.rows, line + s.lines)},
                              {column, min_of(p.columns, column + s.columns)},
                              {panel, min_of(panels, panel + s.panels)}};
-    multiply_piece<T>(p, piece, [&](int64_t image, int64_t row, int64_t at) {
-      return static_cast<const Compute<T>*>(p.a) +
-             (g * p.a_group + image * p.a_image + row * p.a_row + at * p.a_column);
-    });
+    multiply_piece<T>(p, piece);
   }
 }
 
@@ -191,6 +188,18 @@ void run(const Image& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(lay_out, p
 void run(const Panels& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(pack, p, begin, end) }
 void run(const Product& p, int64_t begin, int64_t end) {
   FOR_EACH_DTYPE(multiply_pieces, p, begin, end)
+}
+void multiply(const Product& p, const ProductPiece& piece) {
+  switch (p.dtype) {
+    case DType::f32:
+      return multiply_piece<float>(p, piece);
+    case DType::f64:
+      return multiply_piece<double>(p, piece);
+    case DType::bf16:
+      return multiply_piece<bf16>(p, piece);
+    case DType::f16:
+      return multiply_piece<f16>(p, piece);
+  }
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA

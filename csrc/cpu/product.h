@@ -94,6 +94,11 @@ PLAIN ProductSplit product_split(const Product& p) {
   return s;
 }
 
+struct ProductPiece {
+  int64_t group;
+  Range lines, columns, panels;
+};
+
 PLAIN Split split_of(const Image& p) { return split(p.N * p.rows, p.columns * p.C); }
 PLAIN Split split_of(const Panels& p) {
   const int64_t panels = ceil_div(p.N, panel_columns(p.dtype));

@@ -1,4 +1,4 @@
-// A product's tiles and what becomes of them, for kernels that multiply: included once per ISA.
+// A product's pieces, its tiles and what becomes of them, for product.cpp.
 #pragma once
 
 #include "activation.h"
@@ -175,17 +175,11 @@ struct Run {
   bool down;
 };
 
-// What a piece of a product is about.
-struct ProductPiece {
-  int64_t group;
-  Range lines, columns, panels;
-};
-
-// The outputs of a run in `columns` of N, which begin with a panel; a_of(image, row, column) is
-// where the pixel's operands lie. Tile after tile, so that what is written lies together.
-template <class T, class Of>
+// The outputs of a run in `columns` of N, which begin with a panel. Tile after tile, so that what
+// is written lies together.
+template <class T>
 static void multiply_run(const Product& p, int64_t g, Range columns, const Run& run,
-                         const Reach& reach, Of a_of) {
+                         const Reach& reach) {
   using F = Compute<T>;
   constexpr int64_t P = kPanelBytes / sizeof(F);
   const int64_t a_row = run.down ? p.a_row : p.a_column;
@@ -196,7 +190,8 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
   const auto rows_of = [&](int64_t first, int64_t width, auto function) {
     const int64_t row = run.row + (run.down ? first : 0);
     const int64_t column = run.column + (run.down ? 0 : first);
-    const F* a = a_of(run.image, row, column);
+    const F* a = static_cast<const F*>(p.a) +
+                 (g * p.a_group + run.image * p.a_image + row * p.a_row + column * p.a_column);
     for (int64_t n = columns.begin; n < columns.end; n += width) {
       to.columns = min_of(width, columns.end - n);
       if (p.bias != nullptr) to.bias = static_cast<const T*>(p.bias) + (g * p.N + n);
@@ -300,8 +295,8 @@ INLINE void for_each_run(const Product& p, Range lines, Range columns, Function 
 }
 
 // The results of a piece, for as many panels at a time as stay in L2.
-template <class T, class Of>
-INLINE void multiply_piece(const Product& p, const ProductPiece& piece, Of a_of) {
+template <class T>
+static void multiply_piece(const Product& p, const ProductPiece& piece) {
   constexpr int64_t P = kPanelBytes / sizeof(Compute<T>), kBlock = 256 << 10;
   const int64_t panel_bytes = max_of(int64_t{1}, p.segments * p.K * kPanelBytes);
   const int64_t step = max_of(int64_t{kWideRows > 0 ? 2 : 1}, kBlock / panel_bytes);
@@ -309,7 +304,7 @@ INLINE void multiply_piece(const Product& p, const ProductPiece& piece, Of a_of)
     const int64_t panel_end = min_of(piece.panels.end, panel + step);
     const Range columns{panel * P, min_of(p.N, panel_end * P)};
     const auto multiply = [&](const Run& run, const Reach& reach) {
-      multiply_run<T>(p, piece.group, columns, run, reach, a_of);
+      multiply_run<T>(p, piece.group, columns, run, reach);
     };
     if (p.borders.tap_h != nullptr) {
       for_each_run(p, piece.lines, piece.columns, multiply);

@@ -2,9 +2,11 @@
 #include "separable.h"
 
 #include "filter.h"
-#include "product_tile.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
+
+void multiply(const Product& p, const ProductPiece& piece);  // product.cpp's
+
 namespace {
 
 // Filters rows of outputs, lines of all images, into the tile, [pixel][channel].
@@ -19,12 +21,11 @@ static void filter_pixels(const Depthwise& p, Range lines, Range columns, F* til
   }
 }
 
-template <class T>
+template <class F>
 static void separate_pieces(const Separable& p, int64_t begin, int64_t end) {
-  using F = Compute<T>;
   const SeparableSplit s = separable_split(p);
   const Depthwise& d = p.depthwise;
-  const Product& product = p.product;
+  Product product = p.product;
   const int64_t panels = ceil_div(product.N, panel_columns(p.product.dtype));
   F* tile = static_cast<F*>(p.workspace(s.lines * s.columns * d.C * int64_t{sizeof(F)}));
   if (tile == nullptr) {
@@ -47,25 +48,16 @@ static void separate_pieces(const Separable& p, int64_t begin, int64_t end) {
       const int64_t pixels = (lines.end - line) * (columns.end - column);
       piece.lines = {0, 1}, piece.columns = {first, first + pixels};
     }
-    multiply_piece<T>(product, piece, [&](int64_t image, int64_t row, int64_t at) {
-      return tile + ((image * product.rows + row) * product.columns + at - first) * d.C;
-    });
+    product.a = tile - first * d.C;
+    multiply(product, piece);
   }
 }
 
 }  // namespace
 
 void run(const Separable& p, int64_t begin, int64_t end) {
-  switch (p.product.dtype) {
-    case DType::f32:
-      return separate_pieces<float>(p, begin, end);
-    case DType::f64:
-      return separate_pieces<double>(p, begin, end);
-    case DType::bf16:
-      return separate_pieces<bf16>(p, begin, end);
-    case DType::f16:
-      return separate_pieces<f16>(p, begin, end);
-  }
+  p.depthwise.dtype == DType::f64 ? separate_pieces<double>(p, begin, end)
+                                  : separate_pieces<float>(p, begin, end);
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA

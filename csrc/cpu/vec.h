@@ -43,6 +43,18 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
+// Calls function(integral constant i) for i = 0 ... N - 1. An array is only kept in registers if
+// its indices are constants before any loop is unrolled.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <int N, int I = 0, class Function>
+INLINE void unrolled(Function function) {
+  function(Constant<I>{});
+  if constexpr (I + 1 < N) unrolled<N, I + 1>(function);
+}
+
 template <class T, int N>
 struct VecOf {
   typedef T type __attribute__((vector_size(sizeof(T) * N)));

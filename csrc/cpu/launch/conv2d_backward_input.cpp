@@ -57,11 +57,15 @@ Margin margin_of(const std::vector<Reach>& reaches, int64_t outputs) {
   return margin;
 }
 
-// A linear layer of few rows whose weights can be read where they are.
+// Whether weights can be read where they lie, row by row.
+bool rows_in_place(const cpu::Panels& p) {
+  return is_computed_in(p.dtype) && p.groups == 1 && p.segments == 1 && p.w_n == 1;
+}
+
+// A linear layer of few rows.
 bool launch_combinations(const cpu::Product& p, const cpu::Panels& panels) {
-  const bool computed = p.dtype == DType::f32 || p.dtype == DType::f64;
-  if (!computed || p.images * p.rows != 1 || p.columns > cpu::kFewRows || panels.groups != 1 ||
-      panels.segments != 1 || panels.w_n != 1 || p.y_n != 1 || p.bias != nullptr) {
+  if (!rows_in_place(panels) || p.images * p.rows != 1 || p.columns > cpu::kFewRows || p.y_n != 1 ||
+      p.bias != nullptr) {
     return false;
   }
   launch(cpu::Combinations{p.dtype, p.columns, p.N, p.K, at_f(p.a, p.dtype, p.a_segment[0]),
@@ -74,11 +78,7 @@ bool launch_combinations(const cpu::Product& p, const cpu::Panels& panels) {
 // Few pixels read each weight but once or twice: then they are read where they are.
 bool use_in_place(cpu::Product& p, const cpu::Panels& panels) {
   const int64_t columns = panel_columns(p.dtype), pixels = p.images * p.rows * p.columns;
-  const bool computed = p.dtype == DType::f32 || p.dtype == DType::f64;
-  if (!computed || pixels > 28 || panels.groups != 1 || panels.segments != 1 || panels.w_n != 1 ||
-      panels.N % columns != 0) {
-    return false;
-  }
+  if (!rows_in_place(panels) || pixels > 28 || panels.N % columns != 0) return false;
   p.b = at(panels.w, panels.dtype, panels.w_segment[0]);
   p.b_row = panels.w_k;
   p.b_panel = columns;
@@ -158,7 +158,7 @@ void launch(const Conv2dBackwardInput& p, void*) {
   Margin above = margin_of(rows, p.OH), beside = margin_of(columns, p.OW);
   const bool padded = above.before + above.after + beside.before + beside.after > 0;
   cpu::Image image = gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
-  const bool bordered = padded && merged && readable_in_place(image) && image.x_stride.w == p.O;
+  const bool bordered = padded && use_without_padding(image, merged);
   if (bordered) above = beside = {};
   add_margins(image, above, beside);
   const Laid grad = lay_out(image, true);

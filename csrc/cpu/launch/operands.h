@@ -39,10 +39,17 @@ struct Laid {
   std::unique_ptr<Scratch> scratch;
 };
 
+// Whether it is stored as it is computed in.
+inline bool is_computed_in(DType dtype) { return dtype == compute_dtype(dtype); }
+
 inline bool readable_in_place(const cpu::Image& p) {
   const bool plain = p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
-  return plain && p.y == nullptr && (p.dtype == DType::f32 || p.dtype == DType::f64) &&
-         p.x_stride.c == 1;
+  return plain && p.y == nullptr && is_computed_in(p.dtype) && p.x_stride.c == 1;
+}
+
+inline cpu::Image without_padding(cpu::Image image) {
+  image.top = image.left = 0, image.rows = image.H, image.columns = image.W;
+  return image;
 }
 
 inline Laid lay_out(cpu::Image p, bool in_place) {
@@ -130,8 +137,7 @@ inline cpu::Image padded_input(const Conv2dShape& p, const void* x, const Stride
 
 // The image as it is, where products can leave out what lies beyond its borders.
 inline bool use_without_padding(cpu::Image& image, bool adjacent_taps) {
-  cpu::Image bare = image;
-  bare.top = bare.left = 0, bare.rows = image.H, bare.columns = image.W;
+  const cpu::Image bare = without_padding(image);
   if (!adjacent_taps || !readable_in_place(bare) || image.x_stride.w != image.C) return false;
   image = bare;
   return true;
@@ -175,9 +181,7 @@ inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides
 class FilterInput {
  public:
   FilterInput(const Conv2dShape& p, const void* x, const Strides& stride) : shape_(p) {
-    cpu::Image image = padded_input(p, x, stride);
-    cpu::Image bare = image;
-    bare.top = bare.left = 0, bare.rows = p.H, bare.columns = p.W;
+    const cpu::Image image = padded_input(p, x, stride), bare = without_padding(image);
     bare_ = p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps && readable_in_place(bare);
     x_ = lay_out(bare_ ? bare : image, true);
     for (int64_t i = 0; i < p.h.kernel; ++i) {
