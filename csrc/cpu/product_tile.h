@@ -24,34 +24,48 @@ struct Reach {
   int64_t segment_begin, segment_end, k_begin, k_end;
 };
 
-// The usual ones in registers, the others one after another: fourteen copies of each would be long.
-template <int J, int R, int V, class F>
-INLINE void activate_vectors(Activation activation, F (&sum)[R][V]) {
-  switch (activation) {
-    case Activation::none:
-      return;
-    case Activation::relu:
-      return unrolled<R>([&](auto i) ALWAYS_INLINE {
-        sum[i.value][J] = activate(Activation::relu, sum[i.value][J]);
-      });
-    case Activation::relu6:
-      return unrolled<R>([&](auto i) ALWAYS_INLINE {
-        sum[i.value][J] = activate(Activation::relu6, sum[i.value][J]);
-      });
-    default:
-      F in_memory[R];
-      unrolled<R>([&](auto i) ALWAYS_INLINE { in_memory[i.value] = sum[i.value][J]; });
-#pragma GCC unroll 1
-      for (int i = 0; i < R; ++i) in_memory[i] = activate(activation, in_memory[i]);
-      unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = in_memory[i.value]; });
+// The tile's sums, over the segments and k's that are within reach.
+template <class F, int R, int V>
+INLINE void add_up(const Product& p, const F* a, int64_t a_row, const F* b, const Reach& reach,
+                   Tile<F, R, V>& sum) {
+  b += reach.k_begin * p.b_row;
+  for (int64_t s = reach.segment_begin; s < reach.segment_end; ++s) {
+    multiply<F, R, V>(a + p.a_segment[s] + reach.k_begin, a_row, 1, b + s * p.K * p.b_row, p.b_row,
+                      reach.k_end - reach.k_begin, sum, p.b_panel);
   }
 }
 
-// Vector J of the columns, `part` of it, of all rows; columns are adjacent in y and residual.
-template <int J, class T, int R, int V, class Part>
-INLINE void finish_vector(const Product& p, const Finish<T>& to, Part part,
-                          Tile<Compute<T>, R, V>& sum) {
-  constexpr int n = J * kLanes<T>;
+template <class F, int R, int V>
+static void add_up_to(F* sums, const Product& p, const F* a, int64_t a_row, const F* b,
+                      const Reach& reach) {
+  Tile<F, R, V> sum = {};
+  add_up<F, R, V>(p, a, a_row, b, reach, sum);
+  unrolled<R>([&](auto i) ALWAYS_INLINE {
+    unrolled<V>([&](auto j) ALWAYS_INLINE {
+      store<kLanes<F>>(sums + (i.value * V + j.value) * kLanes<F>, sum[i.value][j.value]);
+    });
+  });
+}
+
+// Sums become outputs in two ways. Those of f32 do it in registers, where outputs are adjacent and
+// the activation is a short one. All others go through memory, from where loops that are not
+// unrolled take them: tiles of every size and type that did it themselves would take minutes to
+// compile.
+template <class T>
+constexpr bool kInRegisters = false;
+template <>
+constexpr bool kInRegisters<float> = true;
+INLINE bool in_registers(const Product& p) {
+  return p.y_n == 1 && (p.residual == nullptr || p.residual_n == 1) &&
+         (p.activation == Activation::none || p.activation == Activation::relu ||
+          p.activation == Activation::relu6);
+}
+
+// Vector J of the columns, `part` of it, of all rows.
+template <int J, int R, int V, class Part>
+INLINE void finish_vector(const Product& p, const Finish<float>& to, Part part,
+                          Tile<float, R, V>& sum) {
+  constexpr int n = J * kLanes<float>;
   if (to.scale != nullptr) {
     const auto scale = load_row(to.scale + n, part), shift = load_row(to.shift + n, part);
     unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = sum[i.value][J] * scale + shift; });
@@ -66,21 +80,54 @@ INLINE void finish_vector(const Product& p, const Finish<T>& to, Part part,
       sum[i.value][J] += load_row(to.residual + (i.value * row + n), part);
     });
   }
-  activate_vectors<J, R, V>(p.activation, sum);
-  T* const y = to.y + n;
+  if (p.activation != Activation::none) {
+    unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = at_least(sum[i.value][J], 0); });
+    if (p.activation == Activation::relu6) {
+      unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = at_most(sum[i.value][J], 6); });
+    }
+  }
+  float* const y = to.y + n;
   const int64_t row = to.y_row;
   unrolled<R>([&](auto i) ALWAYS_INLINE { store_row(y + i.value * row, sum[i.value][J], part); });
 }
 
-// Any strides: one element at a time, along the pixels first.
-template <class T, int R, int V>
-static void finish_elements(const Product& p, const Finish<T>& to,
-                            const Tile<Compute<T>, R, V>& sum) {
-  constexpr int N = kLanes<T>;
+template <int J, int R, int V>
+INLINE void finish_vectors(const Product& p, const Finish<float>& to, Tile<float, R, V>& sum) {
+  constexpr int N = kLanes<float>;
+  const int64_t columns = to.columns - J * N;
+  if (columns >= N) {
+    finish_vector<J, R, V>(p, to, Whole{}, sum);
+  } else if (columns > 0) {
+    finish_vector<J, R, V>(p, to, Part{columns}, sum);
+  }
+  if constexpr (J + 1 < V) finish_vectors<J + 1, R, V>(p, to, sum);
+}
+
+// From memory, `sums_row` from row to row: by vectors where columns are adjacent.
+template <class T>
+static void finish_rows(const Product& p, const Finish<T>& to, const Compute<T>* sums,
+                        int64_t sums_row, int64_t rows) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for_each_vector<T>(to.columns, [&](int64_t n, auto part) {
+      auto v = load_row(sums + (i * sums_row + n), part);
+      if (to.scale != nullptr) {
+        v = v * load_row(to.scale + n, part) + load_row(to.shift + n, part);
+      }
+      if (to.bias != nullptr) v += load_row(to.bias + n, part);
+      if (to.residual != nullptr) v += load_row(to.residual + (i * to.residual_row + n), part);
+      store_row(to.y + (i * to.y_row + n), activate(p.activation, v), part);
+    });
+  }
+}
+
+// Else one by one, along the pixels first.
+template <class T>
+static void finish_elements(const Product& p, const Finish<T>& to, const Compute<T>* sums,
+                            int64_t sums_row, int64_t rows) {
   for (int64_t n = 0; n < to.columns; ++n) {
     const Compute<T> bias = to.bias != nullptr ? load<1>(to.bias + n)[0] : 0;
-    for (int i = 0; i < R; ++i) {
-      Vec<Compute<T>, 1> v{sum[i][n / N][n % N]};
+    for (int64_t i = 0; i < rows; ++i) {
+      Vec<Compute<T>, 1> v{sums[i * sums_row + n]};
       if (to.scale != nullptr) v = v * to.scale[n] + to.shift[n];
       v += bias;
       if (to.residual != nullptr) {
@@ -91,41 +138,30 @@ static void finish_elements(const Product& p, const Finish<T>& to,
   }
 }
 
-template <int J, class T, int R, int V>
-INLINE void finish_vectors(const Product& p, const Finish<T>& to, Tile<Compute<T>, R, V>& sum) {
-  const int64_t columns = to.columns - J * kLanes<T>;
-  if (columns >= kLanes<T>) {
-    finish_vector<J, T, R, V>(p, to, Whole{}, sum);
-  } else if (columns > 0) {
-    finish_vector<J, T, R, V>(p, to, Part{columns}, sum);
-  }
-  if constexpr (J + 1 < V) finish_vectors<J + 1, T, R, V>(p, to, sum);
-}
-
-template <class T, int R, int V>
-INLINE void finish(const Product& p, const Finish<T>& to, Tile<Compute<T>, R, V>& sum) {
-  if (p.y_n != 1 || (to.residual != nullptr && p.residual_n != 1)) {
-    Tile<Compute<T>, R, V> in_memory;  // a copy, so that `sum` itself may stay in registers
-    unrolled<R>([&](auto i) ALWAYS_INLINE {
-      unrolled<V>([&](auto j)
-                      ALWAYS_INLINE { in_memory[i.value][j.value] = sum[i.value][j.value]; });
-    });
-    return finish_elements<T, R, V>(p, to, in_memory);
-  }
-  finish_vectors<0, T, R, V>(p, to, sum);
+template <class T>
+static void finish(const Product& p, const Finish<T>& to, const Compute<T>* sums, int64_t sums_row,
+                   int64_t rows) {
+  p.y_n == 1 && (to.residual == nullptr || p.residual_n == 1)
+      ? finish_rows(p, to, sums, sums_row, rows)
+      : finish_elements(p, to, sums, sums_row, rows);
 }
 
 template <int R, int V, class T>
-static void multiply_tile(const Product& p, const Compute<T>* a, int64_t a_row, const Compute<T>* b,
+INLINE void multiply_tile(const Product& p, const Compute<T>* a, int64_t a_row, const Compute<T>* b,
                           const Reach& reach, const Finish<T>& to) {
   using F = Compute<T>;
-  Tile<F, R, V> sum = {};
-  b += reach.k_begin * p.b_row;
-  for (int64_t s = reach.segment_begin; s < reach.segment_end; ++s) {
-    multiply<F, R, V>(a + p.a_segment[s] + reach.k_begin, a_row, 1, b + s * p.K * p.b_row, p.b_row,
-                      reach.k_end - reach.k_begin, sum, p.b_panel);
-  }
-  finish<T, R, V>(p, to, sum);
+  constexpr int N = V * kLanes<F>;
+  F sums[R * N];
+  add_up_to<F, R, V>(sums, p, a, a_row, b, reach);
+  finish(p, to, sums, N, R);
+}
+template <int R, int V>
+static void multiply_tile_in_registers(const Product& p, const float* a, int64_t a_row,
+                                       const float* b, const Reach& reach,
+                                       const Finish<float>& to) {
+  Tile<float, R, V> sum = {};
+  add_up<float, R, V>(p, a, a_row, b, reach, sum);
+  finish_vectors<0, R, V>(p, to, sum);
 }
 
 // The same for few columns, C: lanes along k, whose sums are then turned into columns.
@@ -159,14 +195,7 @@ static void dot_tile(const Product& p, const Compute<T>* a, int64_t a_row, const
   } else {
     for (int i = 0; i < R * C; ++i) totals[i] = sum_of_lanes(sum[i]);
   }
-  constexpr int V = (C + N - 1) / N;
-  Tile<F, R, V> columns = {};
-  for (int i = 0; i < R; ++i) {
-    F lanes[V * N] = {};
-    for (int c = 0; c < C; ++c) lanes[c] = totals[i * C + c];
-    for (int j = 0; j < V; ++j) columns[i][j] = load<N>(lanes + j * N);
-  }
-  finish<T, R, V>(p, to, columns);
+  finish(p, to, totals, C, R);
 }
 
 // Outputs that follow each other along a line, or down a column.
@@ -226,6 +255,7 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
   }
   // Where there are columns for it, tiles are wide and low: rows whose distance is a multiple of 1
   // KB share few sets of L1, which thrash if a tile has many of them.
+  const bool registers = in_registers(p);
   const bool wide = kWideRows > 0 && columns.end - columns.begin > kTileColumns<F>;
   const int64_t width = wide ? 2 * kTileColumns<F> : kTileColumns<F>;
   const int64_t tiles = ceil_div(run.count, int64_t{wide ? kWideRows : kTileRows});
@@ -234,12 +264,17 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
     rows_of(first, width, [&](const F* a, const F* b) {
       const auto multiply = [&](auto r) {
         constexpr int R = decltype(r)::value;
+        const auto by_vectors = [&](auto v) {
+          constexpr int V = decltype(v)::value;
+          if constexpr (kInRegisters<T>) {
+            if (registers) return multiply_tile_in_registers<R, V>(p, a, a_row, b, reach, to);
+          }
+          multiply_tile<R, V, T>(p, a, a_row, b, reach, to);
+        };
         if constexpr (R <= kWideRows) {
-          if (to.columns > kTileColumns<F>)
-            return multiply_tile<R, 4, T>(p, a, a_row, b, reach, to);
+          if (to.columns > kTileColumns<F>) return by_vectors(Constant<4>{});
         }
-        to.columns > kLanes<T> ? multiply_tile<R, 2, T>(p, a, a_row, b, reach, to)
-                               : multiply_tile<R, 1, T>(p, a, a_row, b, reach, to);
+        to.columns > kLanes<T> ? by_vectors(Constant<2>{}) : by_vectors(Constant<1>{});
       };
       wide ? with_rows<(kWideRows > 0 ? kWideRows : 1)>(rows, multiply) : with_rows(rows, multiply);
     });
