@@ -296,3 +296,27 @@ def test_gradient_of_the_kernel_is_accurate():
         best_isa().use()
         y = kernel("avg_pool2d")(x, *case.arguments)
         check_accurate(torch.autograd.grad(y, x, call.args[0]), call)
+
+
+class _Undefined(torch.autograd.Function):
+    """Passes its input, but no gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        return None
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "softmax", "lstm"])
+def test_undefined_gradient(name):
+    x = torch.randn(3, 4, requires_grad=True)
+    y = {
+        "layer_norm": lambda: functional.layer_norm(x, [4], torch.ones(4), torch.zeros(4)),
+        "softmax": lambda: functional.softmax(x, 1),
+        "lstm": lambda: torchext.nn.LSTM(4, 4)(x)[0],
+    }[name]()
+    (_Undefined.apply(y) + x).sum().backward()
+    assert torch.equal(x.grad, torch.ones(3, 4))

@@ -3,7 +3,7 @@
 import torch
 
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
-from ._op import check
+from ._op import check, like_weight
 from ._pool2d import is_channels_last
 
 
@@ -57,8 +57,8 @@ def fake_backward(op, grad_y, x, mean, rstd, weight, sets, of_weights):
 
 
 def save_weights(ctx, x, weight, bias, mean, rstd):
-    ctx.weight = None if weight is None else weight.dtype
-    ctx.bias = None if bias is None else bias.dtype
+    ctx.weight = None if weight is None else (weight.shape, weight.dtype)
+    ctx.bias = None if bias is None else (bias.shape, bias.dtype)
     ctx.save_for_backward(x, mean, rstd, *(() if weight is None else (weight,)))
 
 
@@ -71,5 +71,5 @@ def gradients(ctx, backward, grad_y, *arguments):
         *(grad_y, x, mean, rstd, *before, weight[0] if weight else None, *after, of_weights),
         namespace=ctx.namespace,
     )
-    dtypes = zip(grads, (ctx.weight, ctx.bias), strict=True)
-    return grad_x, *(None if dtype is None else g.to(dtype) for g, dtype in dtypes)
+    grad_weight, grad_bias = grads
+    return grad_x, like_weight(grad_weight, ctx.weight), like_weight(grad_bias, ctx.bias)

@@ -46,17 +46,34 @@ def needs_grad(*tensors):
     return False
 
 
-def _dispatches_nothing_else(x):
-    """Whether autograd may call a kernel on x at once: the way through the dispatcher and back to
-    Python costs 4 us, twice a training step."""
+def only_first_has_gradient(ctx, *others):
+    """For save(): marks the other outputs; no zeros are made in place of their gradients."""
+    ctx.mark_non_differentiable(*others)
+    ctx.set_materialize_grads(False)
+
+
+def like_weight(grad, weight):
+    """A weight's gradient in its shape and dtype, `weight`; by comparing, for that costs less."""
+    if weight is None:
+        return None
+    shape, dtype = weight
+    grad = grad if grad.shape == shape else grad.view(shape)
+    return grad if grad.dtype == dtype else grad.to(dtype)
+
+
+def _nothing_but_kernels(x):
+    """Whether a call on x may go past the dispatcher: the way through it and back to Python costs
+    4 us, twice a training step."""
     return (
         type(x) in (torch.Tensor, torch.nn.Parameter)
         and (x.is_cpu or x.is_cuda)
+        and x.layout is torch.strided
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_torch_function_mode_enabled()
-        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.is_autocast_enabled("cpu" if x.is_cpu else "cuda")
         and _functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
     )
 
 
@@ -96,28 +113,33 @@ class Op:
     pairs: int = 0
     _kernel: Callable | None = field(init=False, default=None)  # None: the library did not load
     _function: type | None = field(init=False, default=None)  # the kernel, as autograd calls it
+    _direct: Callable | None = field(init=False, default=None)  # the kernel, None if disabled
 
     def __post_init__(self):
         OPS[self.name] = self
         if not _load.why_not_loaded["cpu"]:
             self._function = register(self, "torchext")
             self._kernel = getattr(torch.ops.torchext, self.name).default
+            self._direct = None if _DISABLED else self._kernel._op
 
     def __call__(self, x, *args, namespace="torchext"):
         """The op on `x`: its kernel, or plain PyTorch with a notice.
 
         A gradient passes ctx.namespace, so that it stays in the namespace of its forward op.
         """
+        if (
+            namespace == "torchext"
+            and self._direct is not None
+            and _nothing_but_kernels(x)
+            and x.dtype in self.dtypes
+        ):
+            if self._function is not None and torch.is_grad_enabled():
+                return self._function.apply(x, *args)
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._direct(x, *args)
         why_not = self._why_no_kernel(x)
         if why_not is None:
-            if namespace != "torchext":
-                return getattr(getattr(torch.ops, namespace), self.name)(x, *args)
-            if self._function is None or not _dispatches_nothing_else(x):
-                return self._kernel(x, *args)
-            if torch.is_grad_enabled():
-                return self._function.apply(x, *args, None)
-            with torch._C._AutoDispatchBelowAutograd():
-                return self._kernel(x, *args)
+            return getattr(getattr(torch.ops, namespace), self.name)(x, *args)
         if why_not:
             notice(self.name, why_not)
         args = [[a, a] if k < self.pairs and isinstance(a, int) else a for k, a in enumerate(args)]
@@ -158,7 +180,7 @@ class Op:
 def register(op, namespace):
     """Tells PyTorch all about `op` under `namespace`, where its schema is already defined.
 
-    Returns the autograd.Function of a differentiable op.
+    Returns the autograd.Function of a differentiable op, for calls past the dispatcher.
     """
     qualified = f"{namespace}::{op.name}"
     library = library_of(namespace)
@@ -166,12 +188,7 @@ def register(op, namespace):
     library.impl(op.name, op.fallback, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, op.fake, lib=library)
     if op.backward:
-
-        def save(ctx, inputs, output):
-            ctx.namespace = namespace
-            op.save(ctx, inputs, output)
-
-        function = _register_autograd(op, namespace, op.backward, save)
+        function = _register_autograd(op, namespace, op.backward, op.save)
     elif "_backward" in op.name:
         function = _register_double_backward(op, namespace)
     overload = getattr(getattr(torch.ops, namespace), op.name).default
@@ -203,34 +220,50 @@ def _register_autograd(op, namespace, backward, save):
     """
     overload = getattr(getattr(torch.ops, namespace), op.name).default
 
-    def below(keyset, args):
-        with torch._C._AutoDispatchBelowAutograd():
-            if keyset is None:  # not from the dispatcher
-                return overload(*args)
-            return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    class Direct(torch.autograd.Function):
+        """For calls past the dispatcher."""
 
-    class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx, *args):
-            *args, keyset = args
-            y = below(keyset, args)
+            with torch._C._AutoDispatchBelowAutograd():
+                y = overload._op(*args)
+            ctx.namespace = namespace
             save(ctx, args, y)
             return y
 
         @staticmethod
         def backward(ctx, *grads):
-            return *backward(ctx, *grads), None
+            if grads[0] is None and all(g is None for g in grads):
+                return (None,) * len(ctx.needs_input_grad)
+            return backward(ctx, *grads)
+
+    class Dispatched(Direct):
+        @staticmethod
+        def forward(ctx, *args):
+            *args, keyset = args
+            y = below(keyset, args)
+            ctx.namespace = namespace
+            save(ctx, args, y)
+            return y
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return *Direct.backward(ctx, *grads), None
+
+    def below(keyset, args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
     def autograd(keyset, *args):
         if forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None:
             notice(op.name, "forward-mode AD and torch.func transform the decomposition")
             return op.decomposition(*args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return Differentiable.apply(*args, keyset)
+            return Dispatched.apply(*args, keyset)
         return below(keyset, args)
 
     library_of(namespace).impl(op.name, autograd, "Autograd", with_keyset=True)
-    return Differentiable
+    return Direct
 
 
 def _register_double_backward(op, namespace):

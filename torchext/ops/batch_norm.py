@@ -9,7 +9,7 @@ import torch
 from . import _channel_norm as norm
 from . import _slower
 from ._dense import check_weight, compute_dtype
-from ._op import Op, check
+from ._op import Op, check, only_first_has_gradient
 
 
 def _of_batch(x):
@@ -80,7 +80,7 @@ def _fake_backward(grad_y, x, mean, rstd, weight, training, eps, of_weights):
 def _save(ctx, inputs, output):
     x, weight, bias, _, _, ctx.training, _, ctx.eps = inputs
     _, mean, rstd, *new = output
-    ctx.mark_non_differentiable(mean, rstd, *new)
+    only_first_has_gradient(ctx, mean, rstd, *new)
     norm.save_weights(ctx, x, weight, bias, mean, rstd)
 
 

@@ -6,7 +6,7 @@ The statistics are float32 (float64 for float64) and not differentiable.
 from . import _channel_norm as norm
 from . import _slower
 from ._dense import check_weight, compute_dtype
-from ._op import Op, check
+from ._op import Op, check, only_first_has_gradient
 
 
 def _normalised(x, groups, eps):
@@ -58,7 +58,7 @@ def _fake_backward(grad_y, x, mean, rstd, groups, weight, eps, of_weights):
 
 def _save(ctx, inputs, output):
     x, ctx.groups, weight, bias, ctx.eps = inputs
-    ctx.mark_non_differentiable(*output[1:])
+    only_first_has_gradient(ctx, *output[1:])
     norm.save_weights(ctx, x, weight, bias, *output[1:])
 
 

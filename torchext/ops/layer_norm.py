@@ -9,7 +9,7 @@ import torch
 
 from . import _slower
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
-from ._op import Op, check
+from ._op import Op, check, like_weight, only_first_has_gradient
 
 
 def _statistics(x, size, eps):
@@ -105,12 +105,12 @@ def _fake_backward(grad_y, x, mean, rstd, size, weight, eps, of_weights):
 def _save(ctx, inputs, output):
     x, ctx.size, weight, bias, ctx.eps = inputs
     _save_tensors(ctx, x, weight, bias, *output[1:])
+    only_first_has_gradient(ctx, *output[1:])
 
 
 def _save_tensors(ctx, x, weight, bias, mean, rstd):
     ctx.weight = None if weight is None else (weight.shape, weight.dtype)
     ctx.bias = None if bias is None else (bias.shape, bias.dtype)
-    ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(x, mean, rstd, *(() if weight is None else (weight,)))
 
 
@@ -122,8 +122,8 @@ def _gradients(ctx, grad_y):
         *(x, mean, rstd, ctx.size, weight[0] if weight else None, ctx.eps, of_weights),
         namespace=ctx.namespace,
     )
-    kinds = zip(grads, (ctx.weight, ctx.bias), strict=True)
-    return grad_x, *(None if kind is None else g.view(kind[0]).to(kind[1]) for g, kind in kinds)
+    grad_weight, grad_bias = grads
+    return grad_x, like_weight(grad_weight, ctx.weight), like_weight(grad_bias, ctx.bias)
 
 
 def _backward(ctx, grad_y, *_):
@@ -134,6 +134,7 @@ def _backward(ctx, grad_y, *_):
 def _save_add(ctx, inputs, output):
     _, _, ctx.size, weight, bias, ctx.eps = inputs
     _save_tensors(ctx, output[1], weight, bias, *output[2:])
+    ctx.mark_non_differentiable(*output[2:])
 
 
 def _backward_add(ctx, grad_y, grad_sum, *_):
