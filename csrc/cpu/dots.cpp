@@ -26,35 +26,45 @@ static void multiply(const Dots& p, int64_t begin, int64_t end) {
 }
 
 // Rows of y as sums of rows of w, a few of those at a time: each is a stream from memory, and
-// between times y stays in L1.
-template <int M, class F>
+// between times the sums stay in L1.
+template <int M, class T>
 static void combine(const Combinations& p, int64_t n, int64_t count) {
+  using F = Compute<T>;
   constexpr int64_t kStreams = 8;
-  F* y = static_cast<F*>(p.y) + n;
-  for (int64_t k = 0; k < p.K || k == 0; k += kStreams) {
+  F sums[M][kCombinedColumns];
+  T* const y = static_cast<T*>(p.y) + n;
+  const auto for_each_sum = [&](auto function) {
+    for (int64_t m = 0; m < M; ++m) {
+      for_each_vector<T>(
+          count, [&](int64_t i, auto part) { function(y + (m * p.y_row + i), sums[m] + i, part); });
+    }
+  };
+  for_each_sum([&](const T* y, F* sum, auto part) {
+    store_row(sum, p.adds ? load_row(y, part) : RowVector<T>{}, part);
+  });
+  for (int64_t k = 0; k < p.K; k += kStreams) {
     const int64_t streams = min_of(kStreams, p.K - k);
     const F* x = static_cast<const F*>(p.x) + k;
-    const F* w = static_cast<const F*>(p.w) + (k * p.w_row + n);
-    for_each_vector<F>(count, [&](int64_t i, auto part) {
-      RowVector<F> sum[M] = {};
-      if (k > 0 || p.adds) {
-        for (int m = 0; m < M; ++m) sum[m] = load_row(y + (m * p.y_row + i), part);
-      }
+    const T* w = static_cast<const T*>(p.w) + (k * p.w_row + n);
+    for_each_vector<T>(count, [&](int64_t i, auto part) {
+      RowVector<T> sum[M];
+      for (int m = 0; m < M; ++m) sum[m] = load_row(sums[m] + i, part);
       for (int64_t s = 0; s < streams; ++s) {
-        const RowVector<F> row = load_row(w + (s * p.w_row + i), part);
+        const RowVector<T> row = load_row(w + (s * p.w_row + i), part);
         for (int m = 0; m < M; ++m) sum[m] += x[m * p.x_row + s] * row;
       }
-      for (int m = 0; m < M; ++m) store_row(y + (m * p.y_row + i), sum[m], part);
+      for (int m = 0; m < M; ++m) store_row(sums[m] + i, sum[m], part);
     });
   }
+  for_each_sum([&](T* y, const F* sum, auto part) { store_row(y, load_row(sum, part), part); });
 }
 
-template <class F>
+template <class T>
 static void combine_columns(const Combinations& p, int64_t begin, int64_t end) {
   with_rows<kFewRows>(p.M, [&](auto rows) {
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t n = piece * kCombinedColumns;
-      combine<decltype(rows)::value, F>(p, n, min_of(kCombinedColumns, p.N - n));
+      combine<decltype(rows)::value, T>(p, n, min_of(kCombinedColumns, p.N - n));
     }
   });
 }
@@ -64,8 +74,7 @@ static void combine_columns(const Combinations& p, int64_t begin, int64_t end) {
 void run(const Dots& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(multiply, p, begin, end) }
 
 void run(const Combinations& p, int64_t begin, int64_t end) {
-  p.dtype == DType::f64 ? combine_columns<double>(p, begin, end)
-                        : combine_columns<float>(p, begin, end);
+  FOR_EACH_DTYPE(combine_columns, p, begin, end)
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA

@@ -19,9 +19,10 @@ struct Dots {
 
 // y[m, n] = sum over k of x[m, k] * w[k, n], added to what y holds if `adds`.
 struct Combinations {
-  DType dtype;  // f32 or f64
+  DType dtype;  // of w and y
   int64_t M, N, K;
-  const void *x, *w;
+  const void* x;  // F
+  const void* w;
   void* y;
   int64_t x_row, w_row, y_row;  // elements of a row are adjacent
   bool adds;

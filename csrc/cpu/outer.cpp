@@ -39,10 +39,9 @@ INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixe
   }
 }
 
-// Of so few pixels that writing the sums takes longest: row after row.
-constexpr int64_t kFewPixels = 8;
-template <class F>
-INLINE void sum_few_pixels(const Outer& p, const F* a, const F* b, Range rows, F* sums) {
+template <class T>
+INLINE void sum_few_pixels(const Outer& p, const Compute<T>* a, const Compute<T>* b, Range rows,
+                           T* sums) {
   int64_t a_pixel[kFewPixels], b_pixel[kFewPixels], pixels = 0;
   for (int64_t line = 0; line < p.images * p.rows; ++line) {
     for (int64_t column = 0; column < p.columns; ++column, ++pixels) {
@@ -52,8 +51,8 @@ INLINE void sum_few_pixels(const Outer& p, const F* a, const F* b, Range rows, F
     }
   }
   for (int64_t m = rows.begin; m < rows.end; ++m) {
-    for_each_vector<F>(p.N, [&](int64_t n, auto part) {
-      RowVector<F> sum{};
+    for_each_vector<T>(p.N, [&](int64_t n, auto part) {
+      RowVector<T> sum{};
       for (int64_t k = 0; k < pixels; ++k) {
         sum += a[a_pixel[k] + m] * load_row(b + b_pixel[k] + n, part);
       }
@@ -71,11 +70,12 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
     const int64_t block = index % blocks, segment = index / blocks % p.segments;
     const int64_t g = index / blocks / p.segments;
     const int64_t m_begin = block * kOuterRows, m_end = min_of(p.M, m_begin + kOuterRows);
-    F* sums = static_cast<F*>(p.sums) + (g * p.sums_group + segment * p.sums_segment);
+    const int64_t first = g * p.sums_group + segment * p.sums_segment;
+    F* sums = static_cast<F*>(p.sums) + first;
     const F* a = static_cast<const F*>(p.a) + g * p.a_group;
     const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
-    if (p.images * p.rows * p.columns <= kFewPixels) {
-      sum_few_pixels(p, a, b, {m_begin, m_end}, sums);
+    if (p.few_pixels) {
+      sum_few_pixels(p, a, b, {m_begin, m_end}, static_cast<T*>(p.sums) + first);
       continue;
     }
     const auto add = [&](const Pixels& pixels) {

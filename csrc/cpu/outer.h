@@ -16,7 +16,8 @@ struct Outer {
   const void* b;  // F, n's adjacent; whole vectors are read
   int64_t b_group, b_image, b_row, b_column;
   const int64_t* b_segment;
-  void* sums;  // F, n's adjacent
+  bool few_pixels;  // kFewPixels or fewer
+  void* sums;       // n's adjacent; F, or of dtype if few_pixels
   int64_t sums_group, sums_segment, sums_m;
 };
 
@@ -39,6 +40,8 @@ struct ColumnSums {
   void* to;
 };
 
+// Of so few pixels writing the sums takes longest: row after row.
+constexpr int64_t kFewPixels = 8;
 constexpr int64_t kOuterRows = 28;  // m's of a piece: whole tiles of every ISA but AVX2's
 
 PLAIN Split split_of(const Outer& p) {

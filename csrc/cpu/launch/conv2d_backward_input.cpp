@@ -57,14 +57,12 @@ Margin margin_of(const std::vector<Reach>& reaches, int64_t outputs) {
   return margin;
 }
 
-// Whether weights can be read where they lie, row by row.
-bool rows_in_place(const cpu::Panels& p) {
-  return is_computed_in(p.dtype) && p.groups == 1 && p.segments == 1 && p.w_n == 1;
-}
+// Whether rows of weights lie in one piece.
+bool rows_adjacent(const cpu::Panels& p) { return p.groups == 1 && p.segments == 1 && p.w_n == 1; }
 
 // A linear layer of few rows.
 bool launch_combinations(const cpu::Product& p, const cpu::Panels& panels) {
-  if (!rows_in_place(panels) || p.images * p.rows != 1 || p.columns > cpu::kFewRows || p.y_n != 1 ||
+  if (!rows_adjacent(panels) || p.images * p.rows != 1 || p.columns > cpu::kFewRows || p.y_n != 1 ||
       p.bias != nullptr) {
     return false;
   }
@@ -78,7 +76,10 @@ bool launch_combinations(const cpu::Product& p, const cpu::Panels& panels) {
 // Few pixels read each weight but once or twice: then they are read where they are.
 bool use_in_place(cpu::Product& p, const cpu::Panels& panels) {
   const int64_t columns = panel_columns(p.dtype), pixels = p.images * p.rows * p.columns;
-  if (!rows_in_place(panels) || pixels > 28 || panels.N % columns != 0) return false;
+  if (!rows_adjacent(panels) || !is_computed_in(panels.dtype) || pixels > 28 ||
+      panels.N % columns != 0) {
+    return false;
+  }
   p.b = at(panels.w, panels.dtype, panels.w_segment[0]);
   p.b_row = panels.w_k;
   p.b_panel = columns;
