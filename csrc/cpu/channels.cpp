@@ -8,52 +8,40 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-constexpr int64_t kPixelsAtOnce = 128;  // summed by themselves first: long sums stay precise
+constexpr int64_t kPixelsAtOnce = 16;  // whose rows follow each other; summed in registers
 
-// Neighbouring vectors, which a pass over pixels takes together: whole cache lines, and sums that
-// need not wait for each other.
-template <class V, int U>
-struct Vectors {
-  V of[U];
-  void operator+=(const Vectors& more) {
-    for (int j = 0; j < U; ++j) of[j] += more.of[j];
+// sums[k / N] = the sum over all pixels of function(s, k, Whole or Part), for `count` channels k.
+template <class T, class V, class Function>
+INLINE void sum_over_pixels(int64_t S, int64_t count, V* sums, Function function) {
+  constexpr int N = kLanes<T>, U = 4;  // sums that need not wait for each other
+  for (int64_t k = 0; k < count; k += N) sums[k / N] = V{};
+  for (int64_t begin = 0; begin < S; begin += kPixelsAtOnce) {
+    const int64_t end = min_of(S, begin + kPixelsAtOnce);
+    const auto add = [&](int64_t k, auto u, auto part) {
+      V some[decltype(u)::value] = {};
+      for (int64_t s = begin; s < end; ++s) {
+        unrolled<decltype(u)::value>(
+            [&](auto j) ALWAYS_INLINE { some[j.value] += function(s, k + j.value * N, part); });
+      }
+      unrolled<decltype(u)::value>([&](auto j)
+                                       ALWAYS_INLINE { sums[k / N + j.value] += some[j.value]; });
+    };
+    int64_t k = 0;
+    for (; k + U * N <= count; k += U * N) add(k, Constant<U>{}, Whole{});
+    for_each_vector<T>(count - k,
+                       [&](int64_t more, auto part) { add(k + more, Constant<1>{}, part); });
   }
-};
-template <int U, class Function>
-INLINE auto vectors(Function function) {
-  Vectors<decltype(function(0)), U> made{};
-  for (int j = 0; j < U; ++j) made.of[j] = function(j);
-  return made;
 }
 
-// function(offset of the first pixel's vectors in x, their channel in [N, C], how many they are,
-// Whole or Part) for the vectors of channels of channels_last pieces.
-template <class T, class Function>
-INLINE void for_each_channel_vector(const Channels& p, int64_t begin, int64_t end,
-                                    Function function) {
-  constexpr int N = kLanes<T>, U = 4;
+// function(the first pixel's offset in x, its channel in [N, C], how many channels) for each piece
+// in channels_last.
+template <class Function>
+INLINE void for_each_piece(const Channels& p, int64_t begin, int64_t end, Function function) {
   const int64_t blocks = ceil_div(p.C, kChannels);
   for (int64_t piece = begin; piece < end; ++piece) {
     const int64_t n = piece / blocks, c = piece % blocks * kChannels;
-    const int64_t at = n * p.S * p.C + c, channel = n * p.C + c, count = min_of(kChannels, p.C - c);
-    int64_t k = 0;
-    for (; k + U * N <= count; k += U * N) function(at + k, channel + k, Constant<U>{}, Whole{});
-    for_each_vector<T>(count - k, [&](int64_t more, auto part) {
-      function(at + k + more, channel + k + more, Constant<1>{}, part);
-    });
+    function(n * p.S * p.C + c, n * p.C + c, min_of(kChannels, p.C - c));
   }
-}
-
-// The sum of function(s) over all pixels.
-template <class V, class Function>
-INLINE V sum_over_pixels(int64_t S, Function function) {
-  V sum{};
-  for (int64_t s = 0; s < S;) {
-    V some{};
-    for (const int64_t stop = min_of(S, s + kPixelsAtOnce); s < stop; ++s) some += function(s);
-    sum += some;
-  }
-  return sum;
 }
 
 template <class T>
@@ -62,24 +50,22 @@ static void moments(const ChannelMoments& p, int64_t begin, int64_t end) {
   using V = RowVector<T>;
   F *means = static_cast<F*>(p.mean), *all_squares = static_cast<F*>(p.squares);
   if (p.channels_last) {
-    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto u, auto part) {
-      constexpr int U = decltype(u)::value, N = kLanes<T>;
-      using Many = Vectors<V, U>;
+    for_each_piece(p, begin, end, [&](int64_t at, int64_t channel, int64_t count) {
+      constexpr int N = kLanes<T>;
+      V mean[kChannels / N], squares[kChannels / N];
       const T* x = static_cast<const T*>(p.x) + at;
-      Many mean = sum_over_pixels<Many>(p.S, [&](int64_t s) {
-        return vectors<U>([&](int j) { return load_row(x + s * p.C + j * N, part); });
+      sum_over_pixels<T>(p.S, count, mean, [&](int64_t s, int64_t k, auto part) {
+        return load_row(x + s * p.C + k, part);
       });
-      for (V& m : mean.of) m /= static_cast<F>(p.S);
-      const Many squares = sum_over_pixels<Many>(p.S, [&](int64_t s) {
-        return vectors<U>([&](int j) {
-          const V d = load_row(x + s * p.C + j * N, part) - mean.of[j];
-          return d * d;
-        });
+      for (int64_t k = 0; k < count; k += N) mean[k / N] /= static_cast<F>(p.S);
+      sum_over_pixels<T>(p.S, count, squares, [&](int64_t s, int64_t k, auto part) {
+        const V d = load_row(x + s * p.C + k, part) - mean[k / N];
+        return d * d;
       });
-      for (int j = 0; j < U; ++j) {
-        store_row(means + channel + j * N, mean.of[j], part);
-        store_row(all_squares + channel + j * N, squares.of[j], part);
-      }
+      for_each_vector<T>(count, [&](int64_t k, auto part) {
+        store_row(means + channel + k, mean[k / N], part);
+        store_row(all_squares + channel + k, squares[k / N], part);
+      });
     });
     return;
   }
@@ -139,20 +125,19 @@ static void sums(const ChannelSums& p, int64_t begin, int64_t end) {
   using V = RowVector<T>;
   F *all_of_g = static_cast<F*>(p.of_g), *all_of_products = static_cast<F*>(p.of_products);
   if (p.channels_last) {
-    for_each_channel_vector<T>(p, begin, end, [&](int64_t at, int64_t channel, auto u, auto part) {
-      constexpr int U = decltype(u)::value, N = kLanes<T>;
+    for_each_piece(p, begin, end, [&](int64_t at, int64_t channel, int64_t count) {
+      constexpr int N = kLanes<T>;
+      Sums<V> found[kChannels / N];
       const int64_t array_channel = array_index(p, channel);
-      const auto sum = sum_over_pixels<Vectors<Sums<V>, U>>(p.S, [&](int64_t s) {
-        return vectors<U>([&](int j) {
-          return products<T>(p, at + s * p.C + j * N, part, [&](const void* array) {
-            return load_row(static_cast<const F*>(array) + array_channel + j * N, part);
-          });
+      sum_over_pixels<T>(p.S, count, found, [&](int64_t s, int64_t k, auto part) {
+        return products<T>(p, at + s * p.C + k, part, [&](const void* array) {
+          return load_row(static_cast<const F*>(array) + array_channel + k, part);
         });
       });
-      for (int j = 0; j < U; ++j) {
-        store_row(all_of_g + channel + j * N, sum.of[j].of_g, part);
-        store_row(all_of_products + channel + j * N, sum.of[j].of_products, part);
-      }
+      for_each_vector<T>(count, [&](int64_t k, auto part) {
+        store_row(all_of_g + channel + k, found[k / N].of_g, part);
+        store_row(all_of_products + channel + k, found[k / N].of_products, part);
+      });
     });
     return;
   }

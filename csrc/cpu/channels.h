@@ -39,8 +39,8 @@ struct ChannelAffine : Channels {
   void* to_gated;  // g behind the gate, or null
 };
 
-constexpr int64_t kChannels = 64;  // of one piece of sums in channels_last: whole cache lines
-constexpr int64_t kPixels = 16;    // of one piece of elements in channels_last
+constexpr int64_t kChannels = 256;  // of one piece of sums in channels_last: long runs of memory
+constexpr int64_t kPixels = 16;     // of one piece of elements in channels_last
 
 // Where the arrays have the value of channel index = n * C + c.
 PLAIN int64_t array_index(const Channels& p, int64_t index) {
