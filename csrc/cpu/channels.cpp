@@ -171,11 +171,53 @@ INLINE void apply(const ChannelAffine& p, int64_t at, Part part, Of of) {
   store_row(static_cast<T*>(p.y) + at, activate(p.activation, y), part);
 }
 
+// The same without a gate, of P pixels that follow each other: the arrays are read once for all.
+template <int P, bool kG, class T, class Part>
+INLINE void apply_ungated(const ChannelAffine& p, int64_t at, int64_t array_at, Part part) {
+  using F = Compute<T>;
+  const auto of = [&](const void* array) {
+    return load_row(static_cast<const F*>(array) + array_at, part);
+  };
+  const RowVector<T> shift = of(p.shift), mean = of(p.mean), scale = of(p.scale);
+  RowVector<T> g_scale{}, y[P];
+  if constexpr (kG) g_scale = of(p.g_scale);
+  unrolled<P>([&](auto i) ALWAYS_INLINE {
+    const int64_t pixel = at + i.value * p.C;
+    y[i.value] = (load_row(static_cast<const T*>(p.x) + pixel, part) - mean) * scale + shift;
+    if constexpr (kG) y[i.value] += load_row(static_cast<const T*>(p.g) + pixel, part) * g_scale;
+  });
+  if (p.activation != Activation::none) {
+    unrolled<P>([&](auto i) ALWAYS_INLINE { y[i.value] = activate(p.activation, y[i.value]); });
+  }
+  unrolled<P>([&](auto i) ALWAYS_INLINE {
+    store_row(static_cast<T*>(p.y) + at + i.value * p.C, y[i.value], part);
+  });
+}
+
+template <bool kG, class T>
+INLINE void affine_ungated(const ChannelAffine& p, int64_t pixel, int64_t stop) {
+  constexpr int P = 4;
+  const auto first_of = [&](int64_t pixel) { return p.groups ? pixel / p.S * p.C : 0; };
+  while (pixel < stop) {
+    const int64_t first = first_of(pixel);
+    const bool all = pixel + P <= stop && first_of(pixel + P - 1) == first;
+    for_each_vector<T>(p.C, [&](int64_t k, auto part) {
+      all ? apply_ungated<P, kG, T>(p, pixel * p.C + k, first + k, part)
+          : apply_ungated<1, kG, T>(p, pixel * p.C + k, first + k, part);
+    });
+    pixel += all ? P : 1;
+  }
+}
+
 template <class T>
 static void affine(const ChannelAffine& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
   if (p.channels_last) {
     const int64_t stop = min_of(end * kPixels, p.N * p.S);
+    if (p.gate.activation == Activation::none && p.to_gated == nullptr && p.x != nullptr) {
+      return p.g != nullptr ? affine_ungated<true, T>(p, begin * kPixels, stop)
+                            : affine_ungated<false, T>(p, begin * kPixels, stop);
+    }
     for (int64_t pixel = begin * kPixels; pixel < stop; ++pixel) {
       const int64_t first = p.groups ? pixel / p.S * p.C : 0;
       for_each_vector<T>(p.C, [&](int64_t k, auto part) {
