@@ -39,10 +39,12 @@ def test_slower_calls_say_so(monkeypatch):
     assert step.slower.startswith("bfloat16 is multiplied in float32")
     norm, x = torchext.nn.LayerNorm(8), torch.ones(2, 8)
     (step,) = torchext.explain(norm, x)
-    assert "small tensor (16 elements)" in step.slower
+    assert "small tensor (16 elements): autograd" in step.slower
     with torch.no_grad():
         (step,) = torchext.explain(norm, x)
-    assert step.slower == ""
+        assert "small tensor (16 elements): a call" in step.slower
+        (step,) = torchext.explain(norm, torch.ones(2**13, 8))
+        assert step.slower == ""
 
 
 def test_the_reason_is_printed(monkeypatch):

@@ -7,7 +7,8 @@ import functools
 
 import torch
 
-_SMALL = 2**18  # elements: their pass takes about as long as what a call costs more
+# Elements whose pass takes about as long as what a call costs more.
+_SMALL, _SMALL_IN_TRAINING = 2**16, 2**18
 
 
 @functools.cache
@@ -22,8 +23,15 @@ def product(x, *_):
     return ""
 
 
-def small_training(x, *_):
-    """Of norms and softmax, in training."""
+def small(x, *_):
+    """Of norms and softmax."""
     if x.device.type == "cpu" and x.numel() < _SMALL:
+        return f"a small tensor ({x.numel()} elements): a call through Python costs 2 to 5 us more"
+    return ""
+
+
+def small_training(x, *_):
+    """The same in training."""
+    if x.device.type == "cpu" and x.numel() < _SMALL_IN_TRAINING:
         return f"a small tensor ({x.numel()} elements): autograd in Python costs 20 to 30 us more"
     return ""

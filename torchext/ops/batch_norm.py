@@ -94,6 +94,7 @@ batch_norm_inference = Op(
     name="batch_norm_inference",
     decomposition=lambda *args: _batch_norm(*args)[0],
     fake=lambda *args: _fake(*args)[0],
+    slower=_slower.small,
     **_common,
 )
 batch_norm = Op(

@@ -74,6 +74,7 @@ group_norm_inference = Op(
     name="group_norm_inference",
     decomposition=lambda *args: _group_norm(*args)[0],
     fake=lambda *args: _fake(*args)[0],
+    slower=_slower.small,
     **_common,
 )
 group_norm = Op(

@@ -148,6 +148,7 @@ layer_norm_inference = Op(
     name="layer_norm_inference",
     decomposition=_layer_norm_inference,
     fake=lambda *args: _fake(*args)[0],
+    slower=_slower.small,
     batched=("input",),
     **_common,
 )
@@ -173,6 +174,7 @@ add_layer_norm_inference = Op(
     name="add_layer_norm_inference",
     decomposition=_add_layer_norm_inference,
     fake=lambda *args: _fake_add(*args)[:2],
+    slower=_slower.small,
     batched=("input", "residual"),
     **_common,
 )

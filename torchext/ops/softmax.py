@@ -59,7 +59,13 @@ def _backward(ctx, grad_y):
 
 
 _common = {"sample_dims": None, "batched": (), "sharded_dims": ()}
-softmax_inference = Op(name="softmax_inference", decomposition=_softmax, fake=_fake, **_common)
+softmax_inference = Op(
+    name="softmax_inference",
+    decomposition=_softmax,
+    fake=_fake,
+    slower=_slower.small,
+    **_common,
+)
 softmax = Op(
     name="softmax",
     decomposition=_softmax,
