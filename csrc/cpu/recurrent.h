@@ -50,8 +50,9 @@ PLAIN int64_t row_blocks(int64_t rows, int64_t panels) {
 
 PLAIN Split step_split(DType dtype, int64_t rows, int64_t columns, int64_t products, int64_t K) {
   const int64_t panels = ceil_div(columns, panel_columns(dtype)), blocks = row_blocks(rows, panels);
-  return split(blocks * panels,
-               ceil_div(rows, blocks) * products * (K * 2 + panel_columns(dtype) * 4));
+  // One row takes as long as two: as long as its weights take to come.
+  const int64_t rows_each = max_of(int64_t{2}, ceil_div(rows, blocks));
+  return split(blocks * panels, rows_each * products * panel_columns(dtype) * (K + 32));
 }
 PLAIN Split split_of(const RecurrentStep& p) {
   return step_split(p.dtype, p.rows, p.H, gates_of(p.cell), p.P);
