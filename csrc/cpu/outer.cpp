@@ -39,9 +39,10 @@ INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixe
   }
 }
 
-template <class T>
-INLINE void sum_few_pixels(const Outer& p, const Compute<T>* a, const Compute<T>* b, Range rows,
-                           T* sums) {
+// S: what the sums are stored as.
+template <class S>
+INLINE void sum_few_pixels(const Outer& p, const Compute<S>* a, const Compute<S>* b, Range rows,
+                           S* sums) {
   int64_t a_pixel[kFewPixels], b_pixel[kFewPixels], pixels = 0;
   for (int64_t line = 0; line < p.images * p.rows; ++line) {
     for (int64_t column = 0; column < p.columns; ++column, ++pixels) {
@@ -51,8 +52,8 @@ INLINE void sum_few_pixels(const Outer& p, const Compute<T>* a, const Compute<T>
     }
   }
   for (int64_t m = rows.begin; m < rows.end; ++m) {
-    for_each_vector<T>(p.N, [&](int64_t n, auto part) {
-      RowVector<T> sum{};
+    for_each_vector<S>(p.N, [&](int64_t n, auto part) {
+      RowVector<S> sum{};
       for (int64_t k = 0; k < pixels; ++k) {
         sum += a[a_pixel[k] + m] * load_row(b + b_pixel[k] + n, part);
       }
@@ -74,8 +75,10 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
     F* sums = static_cast<F*>(p.sums) + first;
     const F* a = static_cast<const F*>(p.a) + g * p.a_group;
     const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
-    if (p.few_pixels) {
-      sum_few_pixels(p, a, b, {m_begin, m_end}, static_cast<T*>(p.sums) + first);
+    if (few_pixels(p)) {
+      const Range rows{m_begin, m_end};
+      p.in_dtype ? sum_few_pixels(p, a, b, rows, static_cast<T*>(p.sums) + first)
+                 : sum_few_pixels(p, a, b, rows, sums);
       continue;
     }
     const auto add = [&](const Pixels& pixels) {

@@ -16,8 +16,8 @@ struct Outer {
   const void* b;  // F, n's adjacent; whole vectors are read
   int64_t b_group, b_image, b_row, b_column;
   const int64_t* b_segment;
-  bool few_pixels;  // kFewPixels or fewer
-  void* sums;       // n's adjacent; F, or of dtype if few_pixels
+  void* sums;     // n's adjacent; F, or of dtype
+  bool in_dtype;  // the latter: only where there are few_pixels()
   int64_t sums_group, sums_segment, sums_m;
 };
 
@@ -42,6 +42,7 @@ struct ColumnSums {
 
 // Of so few pixels writing the sums takes longest: row after row.
 constexpr int64_t kFewPixels = 8;
+PLAIN bool few_pixels(const Outer& p) { return p.images * p.rows * p.columns <= kFewPixels; }
 constexpr int64_t kOuterRows = 28;  // m's of a piece: whole tiles of every ISA but AVX2's
 
 PLAIN Split split_of(const Outer& p) {

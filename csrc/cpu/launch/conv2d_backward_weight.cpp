@@ -75,8 +75,8 @@ void launch(const Conv2dBackwardWeight& p, void*) {
       tap_offsets(p, p.w_stride.h, p.w_stride.w, segments.merged);
   const bool rows_adjacent =
       p.w_stride.c == 1 && (p.w.kernel == 1 || !segments.merged || p.w_stride.w == p.C);
-  outer.few_pixels = rows_adjacent && outer.segments == 1 && p.N * p.OH * p.OW <= cpu::kFewPixels;
-  if (outer.few_pixels || (rows_adjacent && outer.segments == 1 && is_computed_in(p.dtype))) {
+  if (rows_adjacent && outer.segments == 1 && (is_computed_in(p.dtype) || few_pixels(outer))) {
+    outer.in_dtype = few_pixels(outer);
     outer.sums = p.grad_weight;
     outer.sums_m = p.w_stride.n, outer.sums_group = M * outer.sums_m;
     launch(outer, nullptr);
