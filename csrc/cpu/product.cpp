@@ -190,16 +190,7 @@ void run(const Product& p, int64_t begin, int64_t end) {
   FOR_EACH_DTYPE(multiply_pieces, p, begin, end)
 }
 void multiply(const Product& p, const ProductPiece& piece) {
-  switch (p.dtype) {
-    case DType::f32:
-      return multiply_piece<float>(p, piece);
-    case DType::f64:
-      return multiply_piece<double>(p, piece);
-    case DType::bf16:
-      return multiply_piece<bf16>(p, piece);
-    case DType::f16:
-      return multiply_piece<f16>(p, piece);
-  }
+  FOR_EACH_DTYPE(multiply_piece, p, piece)
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA

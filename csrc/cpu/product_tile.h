@@ -47,6 +47,11 @@ static void add_up_to(F* sums, const Product& p, const F* a, int64_t a_row, cons
   });
 }
 
+// Whether outputs, and what is added to them, are adjacent from column to column.
+INLINE bool columns_adjacent(const Product& p) {
+  return p.y_n == 1 && (p.residual == nullptr || p.residual_n == 1);
+}
+
 // Sums become outputs in two ways. Those of f32 do it in registers, where outputs are adjacent and
 // the activation is a short one. All others go through memory, from where loops that are not
 // unrolled take them: tiles of every size and type that did it themselves would take minutes to
@@ -56,7 +61,7 @@ constexpr bool kInRegisters = false;
 template <>
 constexpr bool kInRegisters<float> = true;
 INLINE bool in_registers(const Product& p) {
-  return p.y_n == 1 && (p.residual == nullptr || p.residual_n == 1) &&
+  return columns_adjacent(p) &&
          (p.activation == Activation::none || p.activation == Activation::relu ||
           p.activation == Activation::relu6);
 }
@@ -141,9 +146,8 @@ static void finish_elements(const Product& p, const Finish<T>& to, const Compute
 template <class T>
 static void finish(const Product& p, const Finish<T>& to, const Compute<T>* sums, int64_t sums_row,
                    int64_t rows) {
-  p.y_n == 1 && (to.residual == nullptr || p.residual_n == 1)
-      ? finish_rows(p, to, sums, sums_row, rows)
-      : finish_elements(p, to, sums, sums_row, rows);
+  columns_adjacent(p) ? finish_rows(p, to, sums, sums_row, rows)
+                      : finish_elements(p, to, sums, sums_row, rows);
 }
 
 template <int R, int V, class T>

@@ -28,16 +28,16 @@
 #define INLINE static inline ALWAYS_INLINE
 
 // The body of a kernel's run(): function<T> for the type that p.dtype says is stored.
-#define FOR_EACH_DTYPE(function, p, begin, end) \
-  switch ((p).dtype) {                          \
-    case DType::f32:                            \
-      return function<float>(p, begin, end);    \
-    case DType::f64:                            \
-      return function<double>(p, begin, end);   \
-    case DType::bf16:                           \
-      return function<bf16>(p, begin, end);     \
-    case DType::f16:                            \
-      return function<f16>(p, begin, end);      \
+#define FOR_EACH_DTYPE(function, p, ...)       \
+  switch ((p).dtype) {                         \
+    case DType::f32:                           \
+      return function<float>(p, __VA_ARGS__);  \
+    case DType::f64:                           \
+      return function<double>(p, __VA_ARGS__); \
+    case DType::bf16:                          \
+      return function<bf16>(p, __VA_ARGS__);   \
+    case DType::f16:                           \
+      return function<f16>(p, __VA_ARGS__);    \
   }
 
 namespace torchext::cpu::TORCHEXT_ISA {
