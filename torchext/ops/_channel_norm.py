@@ -1,9 +1,9 @@
-"""What batch_norm and group_norm share: checks, empty results, gradients of the weights."""
+"""What batch_norm and group_norm share: checks and empty results."""
 
 import torch
 
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
-from ._op import check, like_weight
+from ._op import check
 from ._pool2d import is_channels_last
 
 
@@ -54,22 +54,3 @@ def fake_backward(op, grad_y, x, mean, rstd, weight, sets, of_weights):
     check_weight(op, "weight", x, weight, x.shape[1])
     grad_weight = x.new_empty(x.shape[1] if of_weights else 0, dtype=compute_dtype(x))
     return empty_like(x), grad_weight, torch.empty_like(grad_weight)
-
-
-def save_weights(ctx, x, weight, bias, mean, rstd):
-    ctx.weight = None if weight is None else (weight.shape, weight.dtype)
-    ctx.bias = None if bias is None else (bias.shape, bias.dtype)
-    ctx.save_for_backward(x, mean, rstd, *(() if weight is None else (weight,)))
-
-
-def gradients(ctx, backward, grad_y, *arguments):
-    """(grad_x, grad_weight, grad_bias); `arguments` are the backward op's around the weight."""
-    x, mean, rstd, *weight = ctx.saved_tensors
-    of_weights = ctx.weight is not None or ctx.bias is not None
-    before, after = arguments
-    grad_x, *grads = backward(
-        *(grad_y, x, mean, rstd, *before, weight[0] if weight else None, *after, of_weights),
-        namespace=ctx.namespace,
-    )
-    grad_weight, grad_bias = grads
-    return grad_x, like_weight(grad_weight, ctx.weight), like_weight(grad_bias, ctx.bias)

@@ -46,19 +46,11 @@ def needs_grad(*tensors):
     return False
 
 
-def only_first_has_gradient(ctx, *others):
-    """For save(): marks the other outputs; no zeros are made in place of their gradients."""
-    ctx.mark_non_differentiable(*others)
+def no_gradient_of(ctx, *outputs):
+    """For save(): marks outputs; and for gradients that nobody gives, backward() gets None, not
+    zeros."""
+    ctx.mark_non_differentiable(*outputs)
     ctx.set_materialize_grads(False)
-
-
-def like_weight(grad, weight):
-    """A weight's gradient in its shape and dtype, `weight`; by comparing, for that costs less."""
-    if weight is None:
-        return None
-    shape, dtype = weight
-    grad = grad if grad.shape == shape else grad.view(shape)
-    return grad if grad.dtype == dtype else grad.to(dtype)
 
 
 def _nothing_but_kernels(x):
@@ -111,16 +103,15 @@ class Op:
     dtypes: frozenset = FLOATS
     slower: Callable = lambda *args: ""
     pairs: int = 0
-    _kernel: Callable | None = field(init=False, default=None)  # None: the library did not load
     _function: type | None = field(init=False, default=None)  # the kernel, as autograd calls it
-    _direct: Callable | None = field(init=False, default=None)  # the kernel, None if disabled
+    _direct: Callable | None = field(init=False, default=None)  # the kernel past the dispatcher
 
     def __post_init__(self):
         OPS[self.name] = self
         if not _load.why_not_loaded["cpu"]:
             self._function = register(self, "torchext")
-            self._kernel = getattr(torch.ops.torchext, self.name).default
-            self._direct = None if _DISABLED else self._kernel._op
+            if not _DISABLED:
+                self._direct = getattr(torch.ops.torchext, self.name).default._op
 
     def __call__(self, x, *args, namespace="torchext"):
         """The op on `x`: its kernel, or plain PyTorch with a notice.
@@ -172,7 +163,7 @@ class Op:
             and any(level.key() != _VMAP for level in _functorch.get_interpreter_stack())
         ):
             return "torch.func transforms the decomposition"
-        if self._kernel is None:
+        if _load.why_not_loaded["cpu"]:
             return "the library did not load"
         return None
 

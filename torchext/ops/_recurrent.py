@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ._dense import compute_dtype
-from ._op import Op, check
+from ._op import Op, check, no_gradient_of
 from ._pool2d import check_dtype, check_same_device
 
 
@@ -254,8 +254,7 @@ class Layer:
 
     def save(self, ctx, args, outputs):
         saved = outputs[-1]
-        ctx.mark_non_differentiable(saved)
-        ctx.set_materialize_grads(False)
+        no_gradient_of(ctx, saved)
         ctx.save_for_backward(*args[: self.tensors], saved)
         ctx.rest = args[self.tensors :]
 

@@ -9,7 +9,8 @@ import torch
 from . import _channel_norm as norm
 from . import _slower
 from ._dense import check_weight, compute_dtype
-from ._op import Op, check, only_first_has_gradient
+from ._norm import gradients, save_weights
+from ._op import Op, check, no_gradient_of
 
 
 def _of_batch(x):
@@ -80,12 +81,12 @@ def _fake_backward(grad_y, x, mean, rstd, weight, training, eps, of_weights):
 def _save(ctx, inputs, output):
     x, weight, bias, _, _, ctx.training, _, ctx.eps = inputs
     _, mean, rstd, *new = output
-    only_first_has_gradient(ctx, mean, rstd, *new)
-    norm.save_weights(ctx, x, weight, bias, mean, rstd)
+    no_gradient_of(ctx, mean, rstd, *new)
+    save_weights(ctx, x, weight, bias, mean, rstd)
 
 
 def _backward(ctx, grad_y, *_):
-    grads = norm.gradients(ctx, batch_norm_backward, grad_y, (), (ctx.training, ctx.eps))
+    grads = gradients(ctx, batch_norm_backward, grad_y, (), (ctx.training, ctx.eps))
     return *grads, None, None, None, None, None
 
 

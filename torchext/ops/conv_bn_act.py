@@ -21,7 +21,7 @@ from ._conv2d import (
     output_shape,
 )
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
-from ._op import Op, check, only_first_has_gradient
+from ._op import Op, check, no_gradient_of
 from ._pool2d import is_channels_last
 
 aten = torch.ops.aten
@@ -109,8 +109,7 @@ def _save(ctx, inputs, output):
     x, weight, bias, gamma, beta, _, _, residual, ctx.training, _, ctx.eps, *rest = inputs
     *ctx.geometry, ctx.activation = rest
     _, z, mean, rstd, *new = output
-    only_first_has_gradient(ctx, z, mean, rstd, *new)
-    ctx.set_materialize_grads(False)  # of zeros for z, each time
+    no_gradient_of(ctx, z, mean, rstd, *new)
     gated = residual if ctx.activation != KINDS["none"] else None  # its values don't matter then
     ctx.save_for_backward(x, weight, bias, gamma, beta, gated, z, mean, rstd)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
-from ._op import Op, check, only_first_has_gradient
+from ._op import Op, check, no_gradient_of
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -118,7 +118,7 @@ def _fake_backward(
 def _save(ctx, inputs, output):
     x, target, weight, *ctx.arguments = inputs
     _, lse, total_weight = output
-    only_first_has_gradient(ctx, lse, total_weight)
+    no_gradient_of(ctx, lse, total_weight)
     ctx.save_for_backward(x, target, lse, total_weight, *(() if weight is None else (weight,)))
 
 

@@ -6,7 +6,8 @@ The statistics are float32 (float64 for float64) and not differentiable.
 from . import _channel_norm as norm
 from . import _slower
 from ._dense import check_weight, compute_dtype
-from ._op import Op, check, only_first_has_gradient
+from ._norm import gradients, save_weights
+from ._op import Op, check, no_gradient_of
 
 
 def _normalised(x, groups, eps):
@@ -58,12 +59,12 @@ def _fake_backward(grad_y, x, mean, rstd, groups, weight, eps, of_weights):
 
 def _save(ctx, inputs, output):
     x, ctx.groups, weight, bias, ctx.eps = inputs
-    only_first_has_gradient(ctx, *output[1:])
-    norm.save_weights(ctx, x, weight, bias, *output[1:])
+    no_gradient_of(ctx, *output[1:])
+    save_weights(ctx, x, weight, bias, *output[1:])
 
 
 def _backward(ctx, grad_y, *_):
-    grad_x, grad_weight, grad_bias = norm.gradients(
+    grad_x, grad_weight, grad_bias = gradients(
         ctx, group_norm_backward, grad_y, (ctx.groups,), (ctx.eps,)
     )
     return grad_x, None, grad_weight, grad_bias, None

@@ -9,7 +9,8 @@ import torch
 
 from . import _slower
 from ._dense import check_dtype, check_like, check_statistics, check_weight, compute_dtype
-from ._op import Op, check, like_weight, only_first_has_gradient
+from ._norm import gradients, save_weights
+from ._op import Op, check, no_gradient_of
 
 
 def _statistics(x, size, eps):
@@ -104,26 +105,12 @@ def _fake_backward(grad_y, x, mean, rstd, size, weight, eps, of_weights):
 
 def _save(ctx, inputs, output):
     x, ctx.size, weight, bias, ctx.eps = inputs
-    _save_tensors(ctx, x, weight, bias, *output[1:])
-    only_first_has_gradient(ctx, *output[1:])
-
-
-def _save_tensors(ctx, x, weight, bias, mean, rstd):
-    ctx.weight = None if weight is None else (weight.shape, weight.dtype)
-    ctx.bias = None if bias is None else (bias.shape, bias.dtype)
-    ctx.save_for_backward(x, mean, rstd, *(() if weight is None else (weight,)))
+    save_weights(ctx, x, weight, bias, *output[1:])
+    no_gradient_of(ctx, *output[1:])
 
 
 def _gradients(ctx, grad_y):
-    x, mean, rstd, *weight = ctx.saved_tensors
-    of_weights = ctx.weight is not None or ctx.bias is not None
-    grad_x, *grads = layer_norm_backward(
-        grad_y,
-        *(x, mean, rstd, ctx.size, weight[0] if weight else None, ctx.eps, of_weights),
-        namespace=ctx.namespace,
-    )
-    grad_weight, grad_bias = grads
-    return grad_x, like_weight(grad_weight, ctx.weight), like_weight(grad_bias, ctx.bias)
+    return gradients(ctx, layer_norm_backward, grad_y, (ctx.size,), (ctx.eps,))
 
 
 def _backward(ctx, grad_y, *_):
@@ -133,7 +120,7 @@ def _backward(ctx, grad_y, *_):
 
 def _save_add(ctx, inputs, output):
     _, _, ctx.size, weight, bias, ctx.eps = inputs
-    _save_tensors(ctx, output[1], weight, bias, *output[2:])
+    save_weights(ctx, output[1], weight, bias, *output[2:])
     ctx.mark_non_differentiable(*output[2:])
 
 

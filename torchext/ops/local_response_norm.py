@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from ._channel_norm import empty_like, in_format_of
 from ._dense import check_dtype, check_like, compute_dtype
-from ._op import Op, check, only_first_has_gradient
+from ._op import Op, check, no_gradient_of
 
 
 def _around(values, before, after):
@@ -56,7 +56,7 @@ def _fake_backward(grad_y, x, y, scale, size, alpha, beta, k):
 
 def _save(ctx, inputs, output):
     x, *ctx.arguments = inputs
-    only_first_has_gradient(ctx, output[1])
+    no_gradient_of(ctx, output[1])
     ctx.save_for_backward(x, *output)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ._op import Op, check, only_first_has_gradient
+from ._op import Op, check, no_gradient_of
 from ._pool2d import (
     check_dtype,
     check_input,
@@ -122,8 +122,7 @@ def _save(ctx, inputs, output):
     x, *ctx.arguments = inputs
     ctx.input_size = x.shape[-2:]
     ctx.save_for_backward(output[1])
-    only_first_has_gradient(ctx, output[1])
-    ctx.set_materialize_grads(False)  # of zeros for the offsets, each time
+    no_gradient_of(ctx, output[1])
 
 
 def _backward(ctx, grad_y, _):
