@@ -18,13 +18,13 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
   library.def("conv2d_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
   library.def("conv2d_backward_input(Tensor grad_y, Tensor? y, Tensor weight, SymInt[2] input_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
-  library.def("conv2d_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int[2] kernel_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> (Tensor, Tensor)");
+  library.def("conv2d_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int[2] kernel_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation, bool of_bias) -> (Tensor, Tensor)");
   library.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");
   library.def("conv_transpose2d_inference(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");
   library.def("linear(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int activation) -> Tensor");
   library.def("linear_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int activation) -> Tensor");
   library.def("linear_backward_input(Tensor grad_y, Tensor? y, Tensor weight, int activation) -> Tensor");
-  library.def("linear_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int activation) -> (Tensor, Tensor)");
+  library.def("linear_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int activation, bool of_bias) -> (Tensor, Tensor)");
   library.def("conv_bn_act(Tensor input, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? running_mean, Tensor? running_var, Tensor? residual, bool training, float momentum, float eps, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("conv_bn_act_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? gamma, Tensor? beta, Tensor? running_mean, Tensor? running_var, Tensor? residual, bool training, float momentum, float eps, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
   library.def("conv_bn_act_backward(Tensor grad_y, Tensor z, Tensor? residual, Tensor mean, Tensor rstd, Tensor? gamma, Tensor? beta, bool training, float eps, int activation, bool of_residual) -> (Tensor, Tensor, Tensor, Tensor)");

@@ -1,9 +1,9 @@
 """conv2d_backward_weight: grad_w[o, k] = sum over pixels p of grad_y[p, o] * x[p, k].
 
-k = (tap, channel of x), channels fastest, and one more column of ones makes grad_bias. The pixels
-are split, by the shape alone, into shares that fill a GPU; each share's sums go to scratch memory
-and are added up in order by a second kernel: no atomics, the same bits at every run. Depthwise
-convolution has no product, only sums along pixels, a tap at a time. Not timed yet.
+k = (tap, channel of x), channels fastest, and one more column, of ones, where grad_bias is wanted.
+The pixels are split, by the shape alone, into shares that fill a GPU; each share's sums go to
+scratch memory and are added up in order by a second kernel: no atomics, the same bits at every run.
+Depthwise convolution has no product, only sums along pixels, a tap at a time. Not timed yet.
 """
 
 import triton
@@ -36,7 +36,7 @@ def _conv2d_weight_kernel(
     grad_y,
     gate,
     x,
-    partial,  # [split, OC of all groups, K + 1]
+    partial,  # [split, OC of all groups, K + of_bias]
     total,  # pixels
     C,  # in a group
     OC,
@@ -52,6 +52,7 @@ def _conv2d_weight_kernel(
     columns,
     share,  # pixels of a split
     activation: tl.constexpr,
+    of_bias: tl.constexpr,
     int64: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -61,8 +62,8 @@ def _conv2d_weight_kernel(
     if int64:
         program = program.to(tl.int64)
     K = C * rows.kernel * columns.kernel
-    k = program % tl.cdiv(K + 1, BLOCK_K) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-    program = program // tl.cdiv(K + 1, BLOCK_K)
+    k = program % tl.cdiv(K + of_bias, BLOCK_K) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+    program = program // tl.cdiv(K + of_bias, BLOCK_K)
     o = program % tl.cdiv(OC, BLOCK_O) * BLOCK_O + tl.arange(0, BLOCK_O)[:, None]
     program = program // tl.cdiv(OC, BLOCK_O)
     group = program % groups
@@ -91,7 +92,11 @@ def _conv2d_weight_kernel(
         v = tl.load(x + at(n[:, None], from_c, h, w, x_stride), reads, 0.0)
         v = tl.where(k == K, 1.0, v).to(v.dtype)  # grad_bias's column
         acc = product(g, v, acc)
-    tl.store(partial + (split * groups * OC + to_c) * (K + 1) + k, acc, (o < OC) & (k <= K))
+    tl.store(
+        partial + (split * groups * OC + to_c) * (K + of_bias) + k,
+        acc,
+        (o < OC) & (k < K + of_bias),
+    )
 
 
 @triton.jit(do_not_specialize_on_alignment=SIZES)
@@ -99,7 +104,7 @@ def _depthwise_weight_kernel(
     grad_y,
     gate,
     x,
-    partial,  # [split, OC, K + 1]
+    partial,  # [split, OC, K + of_bias]
     total,
     OC,
     H,
@@ -114,6 +119,7 @@ def _depthwise_weight_kernel(
     columns,
     share,
     activation: tl.constexpr,
+    of_bias: tl.constexpr,
     int64: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -122,8 +128,8 @@ def _depthwise_weight_kernel(
     if int64:
         program = program.to(tl.int64)
     K = rows.kernel * columns.kernel
-    k = program % (K + 1)
-    program = program // (K + 1)
+    k = program % (K + of_bias)
+    program = program // (K + of_bias)
     o = program % tl.cdiv(OC, BLOCK_C) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     split = program // tl.cdiv(OC, BLOCK_C)
     end = tl.minimum((split + 1) * share, total)
@@ -143,7 +149,7 @@ def _depthwise_weight_kernel(
         v = tl.load(x + at(n, o // multiplier, h, w, x_stride), reads, 0.0)
         acc += widened(g) * tl.where(k == K, 1.0, widened(v))
     sums = tl.sum(acc, axis=0, keep_dims=True)
-    tl.store(partial + (split * OC + o) * (K + 1) + k, sums, o < OC)
+    tl.store(partial + (split * OC + o) * (K + of_bias) + k, sums, o < OC)
 
 
 @triton.jit
@@ -157,6 +163,7 @@ def _sum_partials_kernel(
     taps_h,
     taps_w,
     w_stride,
+    of_bias: tl.constexpr,
     int64: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -168,8 +175,8 @@ def _sum_partials_kernel(
     for split in range(splits):
         sum += tl.load(partial + split * total + e, e < total, 0.0)
     K = C * taps_h * taps_w
-    o = e // (K + 1)
-    k = e % (K + 1)
+    o = e // (K + of_bias)
+    k = e % (K + of_bias)
     to = at(o, k % C, k // C // taps_w, k // C % taps_w, w_stride)
     tl.store(grad_weight + to, sum, (e < total) & (k < K))
     tl.store(grad_bias + o, sum, (e < total) & (k == K))
@@ -186,26 +193,29 @@ def conv2d_backward_weight(grad_y, y, x, kernel_size, channels_last, *arguments)
     op = OPS["conv2d_backward_weight"]
     grads = op.fake(grad_y, y, x, kernel_size, channels_last, *arguments)
     grad_weight, grad_bias = grads
-    stride, padding, dilation, groups, activation = arguments
+    stride, padding, dilation, groups, activation, of_bias = arguments
     N, C, H, W = shape4(x)
     OC, OH, OW = grad_y.shape[-3:]
     (rows, columns), axes = taps_along(kernel_size, stride, padding, dilation)
     strides = strides4(grad_y), strides4(y if y is not None else grad_y), strides4(x)
     total = N * OH * OW
     K = C // groups * kernel_size[0] * kernel_size[1]
+    sums = K + of_bias  # of an output channel
+    if sums == 0:
+        return grads
     depthwise = is_depthwise(C, groups)
     if depthwise:
         last = is_channels_last(grad_y)
         block_c = min(triton.next_power_of_2(OC), LANES * 16 // x.element_size()) if last else 1
         block_p = min(DEPTHWISE_TILE // block_c, max(16, triton.next_power_of_2(total)))
         blocks = block_p, block_c
-        tiles = (K + 1) * triton.cdiv(OC, block_c)
+        tiles = sums * triton.cdiv(OC, block_c)
     else:
         block_o, block_k, block_p = BLOCKS[x.element_size()]
-        blocks = block(OC // groups, block_o), block(K + 1, block_k), block_p
-        tiles = groups * triton.cdiv(OC // groups, blocks[0]) * triton.cdiv(K + 1, blocks[1])
+        blocks = block(OC // groups, block_o), block(sums, block_k), block_p
+        tiles = groups * triton.cdiv(OC // groups, blocks[0]) * triton.cdiv(sums, blocks[1])
     share, splits = _shares(total, tiles)
-    partial = grad_y.new_empty((splits, OC, K + 1), dtype=accumulator(x.dtype))
+    partial = grad_y.new_empty((splits, OC, sums), dtype=accumulator(x.dtype))
     int64 = is_wide([grad_y, y, x, partial], (H, W), (OH, OW), axes)
     sizes = (
         (OC, H, W, OH, OW, C and OC // C)
@@ -215,11 +225,11 @@ def conv2d_backward_weight(grad_y, y, x, kernel_size, channels_last, *arguments)
     kernel = _depthwise_weight_kernel if depthwise else _conv2d_weight_kernel
     kernel[(tiles * splits,)](
         *(grad_y, y, x, partial, total, *sizes, *strides, rows, columns, share),
-        *(activation if y is not None else 0, int64, *blocks),
+        *(activation if y is not None else 0, of_bias, int64, *blocks),
     )
-    _sum_partials_kernel[(triton.cdiv(OC * (K + 1), SUMS),)](
-        *(partial, grad_weight, grad_bias, splits, OC * (K + 1)),
-        *(C // groups, *kernel_size, strides4(grad_weight), int64, SUMS),
+    _sum_partials_kernel[(triton.cdiv(OC * sums, SUMS),)](
+        *(partial, grad_weight, grad_bias, splits, OC * sums),
+        *(C // groups, *kernel_size, strides4(grad_weight), of_bias, int64, SUMS),
     )
     return grads
 

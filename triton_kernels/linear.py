@@ -43,13 +43,13 @@ def linear_backward_input(grad_y, y, weight, activation):
     return grad_x
 
 
-def linear_backward_weight(grad_y, y, x, activation):
+def linear_backward_weight(grad_y, y, x, *arguments):
     op = OPS["linear_backward_weight"]
-    op.fake(grad_y, y, x, activation)
+    op.fake(grad_y, y, x, *arguments)
     if 0 in (*grad_y.shape, *x.shape):
-        return op.decomposition(grad_y, y, x, activation)
+        return op.decomposition(grad_y, y, x, *arguments)
     images = _image(grad_y), _optional_image(y), _image(x)
-    grad_weight, grad_bias = conv2d_backward_weight(*images, [1, 1], False, *_POINT, activation)
+    grad_weight, grad_bias = conv2d_backward_weight(*images, [1, 1], False, *_POINT, *arguments)
     return grad_weight[..., 0, 0], grad_bias
 
 

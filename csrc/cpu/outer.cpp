@@ -7,7 +7,8 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-constexpr int64_t kBlockPixels = 448;  // whose a and b stay in L2 for all tiles of a piece
+// A block's a and b stay in L2 for all tiles of a piece.
+constexpr int64_t kMostBlockPixels = 448, kLeastBlockPixels = 64, kBlockBytes = 512 << 10;
 
 // Some lines, or, of long ones, a part of one.
 struct Pixels {
@@ -17,7 +18,7 @@ struct Pixels {
 // One tile of sums over a block, added to what the blocks before left in memory.
 template <class F, int R, int V>
 INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixels, F* sums,
-                      int64_t columns) {
+                      int64_t columns, bool first) {
   constexpr int N = kLanes<F>;
   Tile<F, R, V> sum = {};
   a += pixels.column * p.a_column, b += pixels.column * p.b_column;
@@ -26,7 +27,6 @@ INLINE void add_block(const Outer& p, const F* a, const F* b, const Pixels& pixe
     multiply<F, R, V>(a + (image * p.a_image + row * p.a_row), 1, p.a_column,
                       b + (image * p.b_image + row * p.b_row), p.b_column, pixels.columns, sum);
   }
-  const bool first = pixels.line_begin == 0 && pixels.column == 0;
   for (int i = 0; i < R; ++i) {
     for (int j = 0; j < V; ++j) {
       F* to = sums + i * p.sums_m + j * N;
@@ -65,13 +65,22 @@ INLINE void sum_few_pixels(const Outer& p, const Compute<S>* a, const Compute<S>
 template <class T>
 static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
-  const int64_t blocks = ceil_div(p.M, kOuterRows), lines = p.images * p.rows;
-  const int64_t lines_each = max_of(int64_t{1}, kBlockPixels / max_of(p.columns, int64_t{1}));
+  const int64_t parts = outer_parts(p), part_rows = ceil_div(p.M, parts);
+  const int64_t lines = p.images * p.rows;
+  const int64_t block_pixels = min_of(
+      kMostBlockPixels,
+      max_of(kLeastBlockPixels, kBlockBytes / static_cast<int64_t>(sizeof(F)) / (p.N + part_rows)));
+  // Blocks are some lines, or parts of one.
+  const int64_t block_lines = max_of(int64_t{1}, block_pixels / max_of(p.columns, int64_t{1}));
+  const int64_t line_parts = max_of(int64_t{1}, ceil_div(p.columns, block_pixels));
+  const int64_t blocks = ceil_div(lines, block_lines) * line_parts;
   for (int64_t index = begin; index < end; ++index) {
-    const int64_t block = index % blocks, segment = index / blocks % p.segments;
-    const int64_t g = index / blocks / p.segments;
-    const int64_t m_begin = block * kOuterRows, m_end = min_of(p.M, m_begin + kOuterRows);
-    const int64_t first = g * p.sums_group + segment * p.sums_segment;
+    const int64_t part = index % parts, segment = index / parts % p.segments;
+    const int64_t g = index / parts / p.segments % p.groups;
+    const int64_t chunk = index / parts / p.segments / p.groups;
+    const int64_t m_begin = part * part_rows, m_end = min_of(p.M, m_begin + part_rows);
+    if (m_begin >= m_end) continue;
+    const int64_t first = chunk * p.sums_chunk + g * p.sums_group + segment * p.sums_segment;
     F* sums = static_cast<F*>(p.sums) + first;
     const F* a = static_cast<const F*>(p.a) + g * p.a_group;
     const F* b = static_cast<const F*>(p.b) + (g * p.b_group + p.b_segment[segment]);
@@ -81,24 +90,29 @@ static void sum_outer(const Outer& p, int64_t begin, int64_t end) {
                  : sum_few_pixels(p, a, b, rows, sums);
       continue;
     }
-    const auto add = [&](const Pixels& pixels) {
-      for (int64_t m = m_begin; m < m_end; m += kTileRows) {
-        with_rows(min_of(int64_t{kTileRows}, m_end - m), [&](auto r) {
+    const int64_t tile_rows = ceil_div(m_end - m_begin, ceil_div(m_end - m_begin, kTileRows));
+    const auto add = [&](const Pixels& pixels, bool is_first) {
+      for (int64_t m = m_begin; m < m_end; m += tile_rows) {
+        with_rows(min_of(tile_rows, m_end - m), [&](auto r) {
           for (int64_t n = 0; n < p.N; n += kTileColumns<F>) {
             constexpr int R = decltype(r)::value;
             const int64_t columns = min_of(int64_t{kTileColumns<F>}, p.N - n);
             F* to = sums + m * p.sums_m + n;
-            columns > kLanes<F> ? add_block<F, R, 2>(p, a + m, b + n, pixels, to, columns)
-                                : add_block<F, R, 1>(p, a + m, b + n, pixels, to, columns);
+            columns > kLanes<F>
+                ? add_block<F, R, 2>(p, a + m, b + n, pixels, to, columns, is_first)
+                : add_block<F, R, 1>(p, a + m, b + n, pixels, to, columns, is_first);
           }
         });
       }
     };
-    for (int64_t line = 0; line < lines || line == 0; line += lines_each) {
-      const int64_t line_end = min_of(lines, line + lines_each);
-      for (int64_t column = 0; column < p.columns || column == 0; column += kBlockPixels) {
-        add({line, line_end, column, min_of(kBlockPixels, p.columns - column)});
-      }
+    const int64_t block_begin = chunk * blocks / p.chunks;
+    const int64_t block_end = (chunk + 1) * blocks / p.chunks;
+    for (int64_t block = block_begin; block < block_end; ++block) {
+      const int64_t line = block / line_parts * block_lines;
+      const int64_t column = block % line_parts * block_pixels;
+      add({line, min_of(lines, line + block_lines), column,
+           min_of(block_pixels, p.columns - column)},
+          block == block_begin);
     }
   }
 }
@@ -114,10 +128,18 @@ INLINE void place_channels(const F* from, T* to, int64_t c, int64_t end) {
 template <class T>
 static void place_sums(const OuterSums& p, int64_t begin, int64_t end) {
   using F = Compute<T>;
-  const int64_t taps = p.N / p.channels;
+  const int64_t taps = p.N / p.channels, chunk_sums = p.groups * p.segments * p.M * p.N;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t g = index / p.M, m = index % p.M;
-    const F* sums = static_cast<const F*>(p.sums) + (g * p.segments * p.M + m) * p.N;
+    F* sums = static_cast<F*>(p.sums) + (g * p.segments * p.M + m) * p.N;
+    for (int64_t s = 0; p.chunks > 1 && s < p.segments; ++s) {
+      F* total = sums + s * p.M * p.N;
+      for_each_vector<F>(p.N, [&](int64_t n, auto part) {
+        auto sum = load_row(total + n, part);
+        for (int64_t c = 1; c < p.chunks; ++c) sum += load_row(total + (c * chunk_sums + n), part);
+        store_row(total + n, sum, part);
+      });
+    }
     T* row = static_cast<T*>(p.to) + index * p.to_m;
     for (int64_t s = 0; s < p.segments; ++s) {
       for (int64_t tap = 0; tap < taps; ++tap) {

@@ -1,6 +1,6 @@
 // Sums of outer products over pixels: the gradients of weights.
-//   sums[g, s, m, n] = sum over lines l and columns p of a[g, l, p, m] * b[g, l, p, s, n]
-// summed per block of lines in registers, then over blocks in memory.
+//   sums[chunk, g, s, m, n] = sum over lines l and columns p of a[g, l, p, m] * b[g, l, p, s, n]
+// summed per block of lines in registers, then over the blocks of a chunk in memory.
 #pragma once
 
 #include "product.h"
@@ -18,14 +18,15 @@ struct Outer {
   const int64_t* b_segment;
   void* sums;     // n's adjacent; F, or of dtype
   bool in_dtype;  // the latter: only where there are few_pixels()
-  int64_t sums_group, sums_segment, sums_m;
+  int64_t chunks, sums_chunk, sums_group, sums_segment, sums_m;
 };
 
-// to[g M + m, segment, tap, channel] = sums[g, segment, m, tap * channels + channel]
+// to[g M + m, segment, tap, channel] = sum over chunks of
+//   sums[chunk, g, segment, m, tap * channels + channel]; those of the first become it.
 struct OuterSums {
   DType dtype;  // of `to`
-  int64_t groups, M, N, segments, channels;
-  const void* sums;
+  int64_t chunks, groups, M, N, segments, channels;
+  void* sums;
   void* to;
   int64_t to_m, to_channel, to_tap;
   const int64_t* to_segment;
@@ -43,14 +44,34 @@ struct ColumnSums {
 // Of so few pixels writing the sums takes longest: row after row.
 constexpr int64_t kFewPixels = 8;
 PLAIN bool few_pixels(const Outer& p) { return p.images * p.rows * p.columns <= kFewPixels; }
-constexpr int64_t kOuterRows = 28;  // m's of a piece: whole tiles of every ISA but AVX2's
+
+// Where there are many pixels but few sums, chunks of pixels are summed apart: each is read once,
+// and threads share the work evenly. By shape alone: results don't depend on the number of threads.
+constexpr int64_t kMostChunks = 8, kChunkPixels = 1024, kMostChunkSums = 1 << 19;
+PLAIN int64_t chunks_of(const Outer& p) {
+  const int64_t pixels = p.images * p.rows * p.columns, sums = p.groups * p.segments * p.M * p.N;
+  int64_t chunks = 1;
+  while (chunks < kMostChunks && pixels >= 2 * chunks * kChunkPixels &&
+         2 * chunks * sums <= kMostChunkSums) {
+    chunks *= 2;
+  }
+  return chunks;
+}
+
+// A piece's m's, by equal parts: of an even number, for that is how many threads there are.
+PLAIN int64_t outer_parts(const Outer& p) {
+  const int64_t rows = p.chunks > 1 ? 112 : 28, parts = ceil_div(p.M, rows);
+  return parts == 1 ? 1 : parts + parts % 2;
+}
 
 PLAIN Split split_of(const Outer& p) {
-  const int64_t pixels = p.images * p.rows * p.columns;
-  return split(p.groups * p.segments * ceil_div(p.M, kOuterRows),
-               pixels * p.N * min_of(p.M, kOuterRows) / 8);
+  const int64_t pixels = p.images * p.rows * p.columns, parts = outer_parts(p);
+  return split(p.chunks * p.groups * p.segments * parts,
+               pixels / p.chunks * p.N * ceil_div(p.M, parts) / 8);
 }
-PLAIN Split split_of(const OuterSums& p) { return split(p.groups * p.M, p.segments * p.N * 8); }
+PLAIN Split split_of(const OuterSums& p) {
+  return split(p.groups * p.M, p.chunks * p.segments * p.N * 8);
+}
 PLAIN Split split_of(const ColumnSums& p) {
   return split(ceil_div(p.C, kChannelBlock), p.images * p.rows * p.columns * kChannelBlock);
 }

@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(const Tensor& grad_y,
                                                   const IntList& kernel_size, bool channels_last,
                                                   const IntList& stride, const IntList& padding,
                                                   const IntList& dilation, int64_t groups,
-                                                  int64_t activation) {
+                                                  int64_t activation, bool of_bias) {
   const char* op = "conv2d_backward_weight";
   check_tensor(op, "grad_y", grad_y);
   check_companion(op, "x", x, grad_y);
@@ -92,11 +92,12 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(const Tensor& grad_y,
   p.dtype = floating_dtype(op, "grad_y", grad_y);
   set_gate(op, p, y, grad_y, activation);
   Tensor grad_weight = empty_dense(op, grad_y, w_sizes, channels_last, grad_y.scalar_type());
-  Tensor grad_bias = empty_dense(op, grad_y, vector_of(p.O), false, grad_y.scalar_type());
+  Tensor grad_bias =
+      empty_dense(op, grad_y, vector_of(of_bias ? p.O : 0), false, grad_y.scalar_type());
   p.grad_y = grad_y.data_ptr();
   p.x = x.data_ptr();
   p.grad_weight = grad_weight.data_ptr();
-  p.grad_bias = grad_bias.data_ptr();
+  p.grad_bias = of_bias ? grad_bias.data_ptr() : nullptr;
   p.grad_y_stride = nchw_strides(grad_y);
   p.x_stride = nchw_strides(x);
   p.w_stride = weight_strides(grad_weight);

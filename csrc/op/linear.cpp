@@ -140,7 +140,7 @@ Tensor linear_backward_input(const Tensor& grad_y, const std::optional<Tensor>& 
 
 std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
                                                   const std::optional<Tensor>& y, const Tensor& x,
-                                                  int64_t activation) {
+                                                  int64_t activation, bool of_bias) {
   const char* op = "linear_backward_weight";
   check_matrix(op, "grad_y", grad_y);
   check_matrix(op, "x", x);
@@ -151,7 +151,8 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
   const int64_t O = sizes.back(), C = x_sizes.back(), M = rows_in(sizes);
   const Tensor dense_x = companion(op, "x", x, grad_y, x_sizes);
   const Tensor grad = torch::stable::contiguous(grad_y);
-  Tensor grad_weight = empty_of(op, grad, {O, C}), grad_bias = empty_of(op, grad, {O});
+  Tensor grad_weight = empty_of(op, grad, {O, C});
+  Tensor grad_bias = empty_of(op, grad, {of_bias ? O : 0});
   Conv2dBackwardWeight p{};
   static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   std::optional<Tensor> dense_y;
@@ -159,7 +160,7 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
   p.grad_y = grad.data_ptr();
   p.x = dense_x.data_ptr();
   p.grad_weight = grad_weight.data_ptr();
-  p.grad_bias = grad_bias.data_ptr();
+  p.grad_bias = of_bias ? grad_bias.data_ptr() : nullptr;
   p.grad_y_stride = rows_of(O);
   p.x_stride = rows_of(C);
   p.w_stride = {C, 1, 0, 0};

@@ -51,6 +51,8 @@ ODD = [
     *_both("multiplier", (1, 6, 8, 8), 18, 3, 1, 1, groups=6, act=RELU),
     *_both("many-pixels", (2, 2, 14, 13), 3, 3, 1, 1),
     *_both("many-pixels-dw", (2, 2, 14, 13), 2, 3, 1, 1, groups=2, act=RELU6),
+    *_both("chunks-of-pixels", (2, 5, 37, 29), 3, 3, 1, 1),
+    *_both("chunks-of-pixels-widened", (2, 3, 37, 29), 16, 1, act=RELU),
     *_both("empty-batch", (0, 3, 8, 8), 4, 3, 1, 1),
     _conv("unbatched", (3, 9, 10), 5, 3, 2, 1, extras="br", act=RELU),
     _conv("row", (2, 8, 1, 30), 9, (1, 3), 1, (0, 1)),
@@ -106,7 +108,8 @@ def _backward_input(values, x, weight, extras, *rest):
 
 def _backward_weight(values, x, weight, extras, *rest):
     y = _output(x, weight, *rest)
-    return values(y), _gate(values, y, rest[-1]), x, list(weight[2:]), False, *rest
+    gate = _gate(values, y, rest[-1])
+    return values(y), gate, x, list(weight[2:]), False, *rest, "b" in extras
 
 
 def _pixels(shape, weight, extras, *rest):
@@ -183,7 +186,7 @@ def _to_input(grad=(2, 6, 6, 6), y=None, weight=(6, 4, 3, 3), size=(8, 8), kind=
 
 def _to_weight(grad=(2, 6, 6, 6), y=None, x=(2, 4, 8, 8), kernel=(3, 3), kind=None, **rest):
     tensors = _ones(grad), _ones(y), _ones(x, **kind or {})
-    return "conv2d_backward_weight", (*tensors, kernel, False, *_rest(**rest))
+    return "conv2d_backward_weight", (*tensors, kernel, False, *_rest(**rest), True)
 
 
 def _transpose2d(x=(2, 6, 5, 5), weight=(6, 4, 3, 3), bias=(4,), more=(0, 0), kind=None, **rest):

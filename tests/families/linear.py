@@ -49,7 +49,7 @@ def _backward_input(values, x, features, extras, act):
 
 def _backward_weight(values, x, features, extras, act):
     y = (*x.shape[:-1], features)
-    return values(y), _gate(values, y, act), x, act
+    return values(y), _gate(values, y, act), x, act, "b" in extras
 
 
 SPECS = {
@@ -82,7 +82,7 @@ def _back(grad=None, y=None, weight=None):
 
 def _back_weight(grad=None, y=None, x=None):
     grad = _x(2, 3) if grad is None else grad
-    return "linear_backward_weight", (grad, y, _x(2, 5) if x is None else x, 1)
+    return "linear_backward_weight", (grad, y, _x(2, 5) if x is None else x, 1, True)
 
 
 REFUSED = [

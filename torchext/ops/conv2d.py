@@ -52,11 +52,11 @@ def _conv2d_backward_input(grad_y, y, weight, input_size, channels_last, *args):
 
 
 def _conv2d_backward_weight(grad_y, y, x, kernel_size, channels_last, *args):
-    *args, groups, activation = args
+    *args, groups, activation, of_bias = args
     grad, x = _batched(gated(grad_y, y, activation), x)
     weight = grad.new_empty((grad.shape[1], x.shape[1] // groups, *kernel_size))
     grads = _backward(grad, x, weight, *args, groups, [False, True, False])
-    return grads[1], grad.sum((0, 2, 3))
+    return grads[1], grad.sum((0, 2, 3)) if of_bias else grad.new_empty(0)
 
 
 def _check_activation(op, activation):
@@ -101,7 +101,7 @@ def _fake_backward_input(grad_y, y, weight, input_size, channels_last, *args):
 
 def _fake_backward_weight(grad_y, y, x, kernel_size, channels_last, *args):
     op = "conv2d_backward_weight"
-    *args, groups, activation = args
+    *args, groups, activation, of_bias = args
     check_dtype(op, "grad_y", grad_y)
     check_companion(op, "x", x, grad_y)
     check_pair(op, "kernel_size", kernel_size, 1)
@@ -112,7 +112,7 @@ def _fake_backward_weight(grad_y, y, x, kernel_size, channels_last, *args):
     weight = [grad_y.shape[-3], x.shape[-3] // groups, *kernel_size]
     check_shape(op, "grad_y", grad_y.shape, output_shape(op, x.shape, weight, *args, groups))
     _check_gate(op, grad_y, y, activation)
-    return empty_image(grad_y, weight, channels_last), grad_y.new_empty(weight[:1])
+    return empty_image(grad_y, weight, channels_last), grad_y.new_empty(weight[0] if of_bias else 0)
 
 
 def _save(ctx, inputs, output):
@@ -143,6 +143,7 @@ def _conv2d_gradients(ctx, grad_y):
             weight.shape[-2:],
             is_channels_last(weight),
             *ctx.arguments,
+            wants_bias,
             namespace=ctx.namespace,
         )
     if wants_residual:

@@ -134,7 +134,7 @@ def _backward(ctx, grad_y, *_):
     if wanted[1] or wanted[2]:
         like = (weight.shape[-2:], is_channels_last(weight))
         grad_weight, grad_bias = conv2d.conv2d_backward_weight(
-            grad_z, None, x, *like, *geometry, 0, **where
+            grad_z, None, x, *like, *geometry, 0, wanted[2], **where
         )
     return (
         grad_x,

@@ -58,6 +58,7 @@ def _backward(ctx, grad_y):
             weight.shape[-2:],
             is_channels_last(weight),
             *arguments,
+            False,
             namespace=ctx.namespace,
         )
     if wants_bias:

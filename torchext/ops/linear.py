@@ -21,10 +21,11 @@ def _linear_backward_input(grad_y, y, weight, activation):
     return gated(grad_y, y, activation) @ weight
 
 
-def _linear_backward_weight(grad_y, y, x, activation):
+def _linear_backward_weight(grad_y, y, x, activation, of_bias):
     grad = gated(grad_y, y, activation)
     grad = grad.reshape(-1, grad.shape[-1])
-    return grad.T @ x.reshape(grad.shape[0], x.shape[-1]), grad.sum(0)
+    grad_weight = grad.T @ x.reshape(grad.shape[0], x.shape[-1])
+    return grad_weight, grad.sum(0) if of_bias else grad.new_empty(0)
 
 
 def _check_rank(op, argument, x):
@@ -66,7 +67,7 @@ def _fake_backward_input(grad_y, y, weight, activation):
     return grad_y.new_empty((*grad_y.shape[:-1], weight.shape[1]))
 
 
-def _fake_backward_weight(grad_y, y, x, activation):
+def _fake_backward_weight(grad_y, y, x, activation, of_bias):
     op = "linear_backward_weight"
     _check_rank(op, "grad_y", grad_y)
     _check_rank(op, "x", x)
@@ -75,7 +76,7 @@ def _fake_backward_weight(grad_y, y, x, activation):
     check_shape(op, "x", x.shape, (*grad_y.shape[:-1], x.shape[-1]))
     _check_gate(op, grad_y, y, activation)
     weight = (grad_y.shape[-1], x.shape[-1])
-    return grad_y.new_empty(weight), grad_y.new_empty(weight[:1])
+    return grad_y.new_empty(weight), grad_y.new_empty(weight[0] if of_bias else 0)
 
 
 def _save(ctx, inputs, output):
@@ -91,7 +92,7 @@ def _backward(ctx, grad_y):
         grad_x = linear_backward_input(grad_y, y, weight, ctx.activation, namespace=ctx.namespace)
     if wants_weight or wants_bias:
         grad_weight, grad_bias = linear_backward_weight(
-            grad_y, y, x, ctx.activation, namespace=ctx.namespace
+            grad_y, y, x, ctx.activation, wants_bias, namespace=ctx.namespace
         )
     return (
         grad_x,

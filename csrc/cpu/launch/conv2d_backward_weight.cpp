@@ -36,8 +36,8 @@ void launch_depthwise(const Conv2dBackwardWeight& p, const Laid& grad) {
                          taps * p.C, sums.get()},
          nullptr);
   const std::vector<int64_t> to_taps = tap_offsets(p, p.w_stride.h, p.w_stride.w);
-  launch(cpu::OuterSums{p.dtype, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0, p.w_stride.n,
-                        0, to_taps.data()},
+  launch(cpu::OuterSums{p.dtype, 1, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0,
+                        p.w_stride.n, 0, to_taps.data()},
          nullptr);
 }
 
@@ -52,10 +52,13 @@ void launch(const Conv2dBackwardWeight& p, void*) {
     launch_depthwise(p, grad);
     return;
   }
-  // Tiles read whole vectors beyond the last channel: in place only where none is cut.
-  const int64_t columns = panel_columns(p.dtype);
-  const Laid grad = lay_out(gradient, p.O / p.groups % columns == 0);
-  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), p.C / p.groups % columns == 0);
+  // Tiles read whole vectors of one operand, beyond its last channel: in place only if none is cut.
+  const int64_t lanes = panel_columns(p.dtype) / 2;
+  const bool x_in_vectors = p.C / p.groups % lanes == 0;
+  const bool swapped =
+      !x_in_vectors && p.O % lanes == 0 && p.groups == 1 && p.h.kernel * p.w.kernel == 1;
+  const Laid grad = lay_out(gradient, true);
+  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), x_in_vectors || swapped);
   const Segments segments = segments_of(p, x);
   const int64_t channels = p.C / p.groups, M = p.O / p.groups;
   sum_gradient(p, grad);
@@ -75,23 +78,32 @@ void launch(const Conv2dBackwardWeight& p, void*) {
       tap_offsets(p, p.w_stride.h, p.w_stride.w, segments.merged);
   const bool rows_adjacent =
       p.w_stride.c == 1 && (p.w.kernel == 1 || !segments.merged || p.w_stride.w == p.C);
-  if (rows_adjacent && outer.segments == 1 && (is_computed_in(p.dtype) || few_pixels(outer))) {
+  if (swapped) {
+    std::swap(outer.M, outer.N), std::swap(outer.a, outer.b);
+    std::swap(outer.a_image, outer.b_image);
+    std::swap(outer.a_row, outer.b_row), std::swap(outer.a_column, outer.b_column);
+  }
+  outer.chunks = chunks_of(outer);
+  if (!swapped && rows_adjacent && outer.chunks == 1 && outer.segments == 1 &&
+      (is_computed_in(p.dtype) || few_pixels(outer))) {
     outer.in_dtype = few_pixels(outer);
     outer.sums = p.grad_weight;
     outer.sums_m = p.w_stride.n, outer.sums_group = M * outer.sums_m;
     launch(outer, nullptr);
     return;
   }
-  const Scratch sums(p.dtype, p.groups * M, outer.segments, outer.N);
+  const Scratch sums(p.dtype, outer.chunks, p.groups * outer.M, outer.segments, outer.N);
   outer.sums = sums.get();
   outer.sums_m = outer.N;
-  outer.sums_segment = M * outer.N;
+  outer.sums_segment = outer.M * outer.N;
   outer.sums_group = outer.segments * outer.sums_segment;
+  outer.sums_chunk = p.groups * outer.sums_group;
   launch(outer, nullptr);
-  launch(
-      cpu::OuterSums{p.dtype, p.groups, M, outer.N, outer.segments, channels, outer.sums,
-                     p.grad_weight, p.w_stride.n, p.w_stride.c, p.w_stride.w, to_segments.data()},
-      nullptr);
+  launch(cpu::OuterSums{p.dtype, outer.chunks, p.groups, outer.M, outer.N, outer.segments,
+                        swapped ? outer.N : channels, outer.sums, p.grad_weight,
+                        swapped ? p.w_stride.c : p.w_stride.n,
+                        swapped ? p.w_stride.n : p.w_stride.c, p.w_stride.w, to_segments.data()},
+         nullptr);
 }
 
 }  // namespace torchext

@@ -113,7 +113,7 @@ void multiply_transposed(DType dtype, int64_t rows, int64_t M, int64_t N, const 
                          int64_t a_row, const Scratch& b, int64_t b_row, void* to) {
   cpu::Outer p{};
   p.dtype = dtype;
-  p.groups = p.images = p.rows = p.segments = 1, p.columns = rows;
+  p.groups = p.images = p.rows = p.segments = p.chunks = 1, p.columns = rows;
   p.M = M, p.N = N;
   p.a = a, p.a_column = a_row;
   p.b = b.get(), p.b_column = b_row, p.b_segment = kOneSegment;
