@@ -15,7 +15,8 @@ struct Filter {
   const void* x;                     // F
   int64_t x_image, x_row, x_column;  // from one output to the next
   const int64_t* x_tap;
-  const int64_t* w_tap;          // the tap's place in w, or in sums
+  const int64_t* w_tap;  // the tap's place in w, or in sums
+  int64_t threes;  // from tap to tap in rows of three taps which neighbouring outputs share; or 0
   const int64_t *tap_h, *tap_w;  // null: padded
   int64_t step_h, step_w, H, W;
 };

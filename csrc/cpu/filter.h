@@ -13,31 +13,79 @@ namespace {
 struct Taps {
   int64_t count;
   const int64_t *x, *w;
+  int64_t threes;  // as in Filter
 };
 
-// N channels of U neighbouring outputs.
+template <class V, int U>
+using Sums = V[U];
+
+// N channels of U neighbouring outputs: sums over all taps. Sharing changes no order.
+template <int N, int U, class F>
+INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const F* x, const F* w,
+                        Sums<Vec<F, N>, U>& sum) {
+  using V = Vec<F, N>;
+  const auto rows_of_three = [&](auto step) ALWAYS_INLINE {
+    constexpr int S = decltype(step)::value;
+    for (int64_t t = 0; t < taps.count; t += 3) {
+      const F* tap = x + taps.x[t];
+      V in[S * (U - 1) + 3];
+      unrolled<S*(U - 1) + 3>(
+          [&](auto i) ALWAYS_INLINE { in[i.value] = load<N>(tap + i.value * taps.threes); });
+      unrolled<3>([&](auto k) ALWAYS_INLINE {
+        const V weight = load<N>(w + taps.w[t + k.value]);
+        unrolled<U>([&](auto u)
+                        ALWAYS_INLINE { sum[u.value] += in[S * u.value + k.value] * weight; });
+      });
+    }
+  };
+  if (taps.threes != 0 && U > 1) {
+    return p.x_column == taps.threes ? rows_of_three(Constant<1>{}) : rows_of_three(Constant<2>{});
+  }
+  for (int64_t t = 0; t < taps.count; ++t) {
+    const F* tap = x + taps.x[t];
+    const V weight = load<N>(w + taps.w[t]);
+    unrolled<U>([&](auto u) ALWAYS_INLINE {
+      sum[u.value] += load<N>(tap + u.value * p.x_column) * weight;
+    });
+  }
+}
+
 template <int N, int U, class T>
 INLINE void filter(const Depthwise& p, const Taps& taps, const Compute<T>* x, int64_t c,
                    const T* bias, const T* residual, T* y) {
   using F = Compute<T>;
   using V = Vec<F, N>;
-  V sum[U] = {};
-  for (int64_t t = 0; t < taps.count; ++t) {
-    const V w = load<N>(static_cast<const F*>(p.w) + taps.w[t] + c);
-    const F* tap = x + taps.x[t] + c;
-    for (int u = 0; u < U; ++u) sum[u] += load<N>(tap + u * p.x_column) * w;
+  Sums<V, U> sum = {};
+  add_up_taps<N, U, F>(p, taps, x + c, static_cast<const F*>(p.w) + c, sum);
+  if (p.scale != nullptr) {
+    const V scale = load<N>(static_cast<const F*>(p.scale) + c);
+    const V shift = load<N>(static_cast<const F*>(p.shift) + c);
+    unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] = sum[u.value] * scale + shift; });
   }
-  for (int u = 0; u < U; ++u) {
-    if (p.scale != nullptr) {
-      sum[u] = sum[u] * load<N>(static_cast<const F*>(p.scale) + c) +
-               load<N>(static_cast<const F*>(p.shift) + c);
-    }
-    if (bias != nullptr) sum[u] += load<N>(bias + c);
-    if (residual != nullptr) {
-      sum[u] += load<N>(residual + u * p.residual_stride.w + c * p.residual_stride.c);
-    }
-    store<N>(y + u * p.y_stride.w + c * p.y_stride.c, activate(p.activation, sum[u]));
+  if (bias != nullptr) {
+    const V b = load<N>(bias + c);
+    unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] += b; });
   }
+  if (residual != nullptr) {
+    const T* from = residual + c * p.residual_stride.c;
+    unrolled<U>([&](auto u) ALWAYS_INLINE {
+      sum[u.value] += load<N>(from + u.value * p.residual_stride.w);
+    });
+  }
+  T* to = y + c * p.y_stride.c;
+  const bool relu6 = p.activation == Activation::relu6;
+  if (relu6 || p.activation == Activation::relu) {
+    unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] = at_least(sum[u.value], 0); });
+    if (relu6) unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] = at_most(sum[u.value], 6); });
+  } else if (p.activation != Activation::none) {  // too long for more than one of them
+    F sums[U * N];
+    unrolled<U>([&](auto u) ALWAYS_INLINE { store<N>(sums + u.value * N, sum[u.value]); });
+    for (int u = 0; u < U; ++u) {
+      store<N>(to + u * p.y_stride.w, activate(p.activation, load<N>(sums + u * N)));
+    }
+    return;
+  }
+  unrolled<U>([&](auto u) ALWAYS_INLINE { store<N>(to + u.value * p.y_stride.w, sum[u.value]); });
 }
 
 template <int N, int U, class T>
@@ -87,7 +135,7 @@ struct InsideTaps {
     x[count] = x_tap, w[count] = w_tap, column[count] = column_of_tap;
     ++count;
   }
-  Taps taps() const { return {count, x, w}; }
+  Taps taps(int64_t threes) const { return {count, x, w, threes}; }
 };
 
 // function(taps, begin, end) for runs of outputs of row oh that have the same taps inside the
@@ -95,7 +143,7 @@ struct InsideTaps {
 template <class Function>
 INLINE void for_each_run(const Filter& p, int64_t oh, Range columns, Function function) {
   if (p.tap_h == nullptr) {
-    return function(Taps{p.taps, p.x_tap, p.w_tap}, columns.begin, columns.end);
+    return function(Taps{p.taps, p.x_tap, p.w_tap, p.threes}, columns.begin, columns.end);
   }
   InsideTaps rows;
   for (int64_t t = 0; t < p.taps; ++t) {
@@ -114,10 +162,10 @@ INLINE void for_each_run(const Filter& p, int64_t oh, Range columns, Function fu
       const int64_t w = ow * p.step_w + rows.column[t];
       if (w >= 0 && w < p.W) inside.add(rows.x[t], rows.w[t], 0);
     }
-    function(inside.taps(), ow, ow + 1);
+    function(inside.taps(0), ow, ow + 1);
   };
   for (int64_t ow = columns.begin; ow < left; ++ow) edge(ow);
-  function(rows.taps(), left, right);
+  function(rows.taps(p.threes), left, right);
   for (int64_t ow = right; ow < columns.end; ++ow) edge(ow);
 }
 

@@ -120,6 +120,8 @@ void launch_depthwise(const Conv2dBackwardInput& p, const std::vector<Reach>& ro
       filter.x = grad.data;
       filter.x_image = grad.n, filter.x_row = grad.row, filter.x_column = grad.column;
       filter.x_tap = taps.x.data();
+      const bool threes = column.taps.size() == 3 && p.w.stride == 1 && p.w.dilation == 1;
+      filter.threes = threes ? grad.column : 0;
       filter.w = weight.data, filter.w_tap = taps.w.data();
       filter.bias = p.bias;
       filter.y = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);

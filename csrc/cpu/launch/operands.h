@@ -203,6 +203,8 @@ class FilterInput {
     filter.x = x_.data, filter.x_image = x_.n;
     filter.x_row = p.h.stride * x_.row, filter.x_column = p.w.stride * x_.column;
     filter.x_tap = x_taps_.data(), filter.w_tap = w_taps_.data();
+    const bool shared = p.w.stride == p.w.dilation || p.w.stride == 2 * p.w.dilation;
+    filter.threes = p.w.kernel == 3 && shared ? p.w.dilation * x_.column : 0;
     if (!bare_) return;
     filter.tap_h = rows_.data(), filter.tap_w = columns_.data();
     filter.step_h = p.h.stride, filter.step_w = p.w.stride;
