@@ -49,6 +49,7 @@ ODD = [
     *_both("grouped", (2, 12, 7, 9), 18, 3, 1, 1, groups=3, act=RELU),
     *_both("grouped-strided", (1, 8, 9, 9), 16, 3, 2, 1, groups=4, extras="br", act=RELU6),
     *_both("multiplier", (1, 6, 8, 8), 18, 3, 1, 1, groups=6, act=RELU),
+    *_both("dilated-dw", (1, 6, 12, 13), 6, 3, 2, 2, 2, groups=6),
     *_both("many-pixels", (2, 2, 14, 13), 3, 3, 1, 1),
     *_both("many-pixels-dw", (2, 2, 14, 13), 2, 3, 1, 1, groups=2, act=RELU6),
     *_both("chunks-of-pixels", (2, 5, 37, 29), 3, 3, 1, 1),
