@@ -1,10 +1,12 @@
 """torchext.explain tells what ran, and leaves no trace."""
 
+import re
 import warnings
 
 import torch
 
 import torchext
+from torchext import _explain
 from torchext.ops import OPS, _slower
 
 
@@ -51,3 +53,24 @@ def test_the_reason_is_printed(monkeypatch):
     monkeypatch.setattr(OPS["activation_inference"], "slower", lambda x, kind: f"kind {kind}")
     (step,) = torchext.explain(torchext.nn.ReLU(), torch.ones(3))
     assert str(step).endswith("\n    slower than PyTorch's own: kind 1")
+
+
+def test_calls_that_were_measured_to_be_slower(monkeypatch):
+    conv, x = torchext.nn.Conv2d(4, 4, 1), torch.ones(1, 4, 2, 2)
+    with torch.no_grad():
+        (step,) = torchext.explain(conv, x)
+        assert step.slower == ""
+        assert step.call.endswith("float32[4], None, [1, 1], [0, 0], [1, 1], 1, 0)")
+        monkeypatch.setattr(_explain, "_measured", lambda: {step.call: "0.5 of its speed"})
+        (step,) = torchext.explain(conv, x)
+    assert step.slower == "0.5 of its speed"
+
+
+def test_measured_calls_are_calls_of_ops():
+    calls = list(_explain._measured())
+    assert calls
+    for call in calls:
+        name, arguments = call.removesuffix(")").split("(", 1)
+        outside_lists = re.sub(r"\[[^]]*\]", "", arguments)
+        schema = getattr(torch.ops.torchext, name).default._schema
+        assert outside_lists.count(",") + 1 == len(schema.arguments), call

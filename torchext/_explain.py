@@ -1,6 +1,9 @@
 """torchext.explain: which kernels a call runs, on what, and where PyTorch's own are faster."""
 
-from dataclasses import dataclass
+import functools
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,8 +19,13 @@ class Step:
 
     op: str
     tensors: tuple  # its tensor arguments, in words
+    others: tuple  # and the other ones
     runs: str  # what ran: the kernel's kind, or plain PyTorch and why
     slower: str  # why PyTorch's own op is faster here, where that was measured; else ""
+
+    @property
+    def call(self):
+        return f"{self.op}({', '.join(self.tensors + self.others)})"
 
     def __str__(self):
         line = f"{self.op}({', '.join(self.tensors)}): {self.runs}"
@@ -38,7 +46,7 @@ def explain(function, *args, **kwargs):
     steps = Explanation()
 
     def fell_back(op, why):
-        steps.append(Step(op, (), f"plain PyTorch: {why}", ""))
+        steps.append(Step(op, (), (), f"plain PyTorch: {why}", ""))
 
     with _fallback.told_to(fell_back), _Recorder(steps):
         function(*args, **kwargs)
@@ -54,9 +62,23 @@ class _Recorder(TorchDispatchMode):
         if func.namespace == "torchext":
             name = func.__name__.split(".")[0]
             tensors = tuple(_words(x) for x in args if isinstance(x, torch.Tensor))
-            slower = OPS[name].slower(*args)
-            self.steps.append(Step(name, tensors, _kernel(name, args[0].device.type), slower))
+            others = tuple(repr(x) for x in args if not isinstance(x, torch.Tensor))
+            device, slower = args[0].device.type, OPS[name].slower(*args)
+            step = Step(name, tensors, others, _kernel(name, device), slower)
+            if device == "cpu" and not slower:
+                step = replace(step, slower=_measured().get(step.call, ""))
+            self.steps.append(step)
         return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _measured():
+    """{call: how slow it was}, from what benchmarks/slower.py wrote."""
+    table = json.loads(Path(__file__).with_name("slower.json").read_text())
+    where = f"on {table['machine']}, {table['date']}"
+    return {
+        call: f"{speed} of its speed, measured {where}" for call, speed in table["calls"].items()
+    }
 
 
 def _words(x):
