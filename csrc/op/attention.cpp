@@ -27,8 +27,8 @@ Dims key_sizes(const Dims& query, int64_t heads, int64_t length, int64_t columns
 Checked checked(const char* op, const Inputs& in, bool is_causal, std::optional<double> scale,
                 bool enable_gqa) {
   check_tensor(op, "query", in.query);
-  check_companion(op, "key", in.key, in.query);
-  check_companion(op, "value", in.value, in.query);
+  check_like_query(op, "key", in.key, in.query);
+  check_like_query(op, "value", in.value, in.query);
   const Dims q = sizes_of(in.query), k = sizes_of(in.key), v = sizes_of(in.value);
   CHECK(in.query.dim() >= 2 && in.query.dim() <= Dims::kMost, op, ": query: got ", in.query.dim(),
         " dimensions, expected 2 to ", Dims::kMost, " (..., heads, length, channels)");
@@ -127,9 +127,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   AttentionBackward p{};
   static_cast<AttentionShape&>(p) = c.shape;
   const Dims y_sizes = with_columns(sizes_of(query), p.Dv);
-  check_companion(op, "grad_y", grad_y, query);
+  check_like_query(op, "grad_y", grad_y, query);
   check_sizes(op, "grad_y", sizes_of(grad_y), y_sizes);
-  check_companion(op, "y", y, query);
+  check_like_query(op, "y", y, query);
   check_sizes(op, "y", sizes_of(y), y_sizes);
   Tensor dense_logsumexp, dense_grad;
   p.logsumexp =

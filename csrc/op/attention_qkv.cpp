@@ -97,9 +97,9 @@ std::tuple<Tensor, Tensor> attention_qkv_backward(const Tensor& grad_y,
   const Checked c = checked(op, qkv, mask, is_causal, scale);
   AttentionBackward p{};
   static_cast<AttentionShape&>(p) = c.shape;
-  check_companion(op, "grad_y", grad_y, qkv);
+  check_like_query(op, "grad_y", grad_y, qkv);
   check_sizes(op, "grad_y", sizes_of(grad_y), y_sizes(op, c));
-  check_companion(op, "y", y, qkv);
+  check_like_query(op, "y", y, qkv);
   check_sizes(op, "y", sizes_of(y), y_sizes(op, c));
   Tensor dense_logsumexp, dense_grad;
   const Dims rows = rows_of(c.scores);

@@ -8,8 +8,8 @@
 
 namespace torchext {
 
-inline void check_companion(const char* op, const char* argument, const Tensor& tensor,
-                            const Tensor& query) {
+inline void check_like_query(const char* op, const char* argument, const Tensor& tensor,
+                             const Tensor& query) {
   check_tensor(op, argument, tensor);
   CHECK(tensor.scalar_type() == query.scalar_type(), op, ": ", argument, ": got dtype ",
         torch::headeronly::toString(tensor.scalar_type()), ", expected the query's, ",

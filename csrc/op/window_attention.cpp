@@ -40,7 +40,7 @@ Windowed checked(const char* op, const Tensor& qkv, const Tensor& table, const T
                  const IntList& window_size, const IntList& shift_size,
                  std::optional<double> scale) {
   check_tensor(op, "qkv", qkv);
-  check_companion(op, "table", table, qkv);
+  check_like_query(op, "table", table, qkv);
   check_tensor(op, "index", index);
   const Dims sizes = sizes_of(qkv), table_sizes = sizes_of(table);
   CHECK(qkv.dim() == 4, op, ": qkv: got ", qkv.dim(), " dimensions, expected 4 (B, H, W, 3 * C)");
@@ -143,9 +143,9 @@ std::tuple<Tensor, Tensor> window_attention_backward(
   AttentionBackward& a = p.attention;
   static_cast<AttentionShape&>(a) = w.attention;
   p.shape = w.shape;
-  check_companion(op, "grad_y", grad_y, qkv);
+  check_like_query(op, "grad_y", grad_y, qkv);
   check_sizes(op, "grad_y", sizes_of(grad_y), w.y_sizes);
-  check_companion(op, "y", y, qkv);
+  check_like_query(op, "y", y, qkv);
   check_sizes(op, "y", sizes_of(y), w.y_sizes);
   Tensor dense_logsumexp, dense_grad;
   a.logsumexp = rows_pointer(op, "logsumexp", logsumexp, qkv, w.rows, dense_logsumexp);
