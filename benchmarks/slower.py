@@ -28,7 +28,9 @@ def ratios(document):
         times.setdefault(benchmark["group"], {})[contender] = stats["min"], stats["median"]
     found = {}
     for case, by_contender in times.items():
-        ours = by_contender.pop("torchext")
+        ours = by_contender.pop("torchext", None)
+        if ours is None or not by_contender:  # one of them failed
+            continue
         eager = [min(column) for column in zip(*by_contender.values(), strict=True)]
         found[case] = max(theirs / mine for theirs, mine in zip(eager, ours, strict=True))
     return found
@@ -47,7 +49,7 @@ def main(path):
     cases = {case.name: case for _, case in select()}
     slow = {name: ratio for name, ratio in ratios(document).items() if ratio < BEHIND}
     calls = {call_of(cases[name]): round(ratio, 2) for name, ratio in slow.items()}
-    calls.pop(None, None)
+    calls.pop(None, None)  # of several ops none is to blame
     machine, date = document["machine_info"]["name"], document["datetime"][:10]
     table = {"machine": machine, "date": date, "calls": dict(sorted(calls.items()))}
     TO.write_text(json.dumps(table, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,13 +19,9 @@ class Step:
 
     op: str
     tensors: tuple  # its tensor arguments, in words
-    others: tuple  # and the other ones
     runs: str  # what ran: the kernel's kind, or plain PyTorch and why
     slower: str  # why PyTorch's own op is faster here, where that was measured; else ""
-
-    @property
-    def call(self):
-        return f"{self.op}({', '.join(self.tensors + self.others)})"
+    call: str = ""  # with all its arguments, as slower.json names it
 
     def __str__(self):
         line = f"{self.op}({', '.join(self.tensors)}): {self.runs}"
@@ -46,7 +42,7 @@ def explain(function, *args, **kwargs):
     steps = Explanation()
 
     def fell_back(op, why):
-        steps.append(Step(op, (), (), f"plain PyTorch: {why}", ""))
+        steps.append(Step(op, (), f"plain PyTorch: {why}", ""))
 
     with _fallback.told_to(fell_back), _Recorder(steps):
         function(*args, **kwargs)
@@ -63,11 +59,10 @@ class _Recorder(TorchDispatchMode):
             name = func.__name__.split(".")[0]
             tensors = tuple(_words(x) for x in args if isinstance(x, torch.Tensor))
             others = tuple(repr(x) for x in args if not isinstance(x, torch.Tensor))
-            device, slower = args[0].device.type, OPS[name].slower(*args)
-            step = Step(name, tensors, others, _kernel(name, device), slower)
-            if device == "cpu" and not slower:
-                step = replace(step, slower=_measured().get(step.call, ""))
-            self.steps.append(step)
+            call, device = f"{name}({', '.join(tensors + others)})", args[0].device.type
+            measured = _measured() if device == "cpu" else {}
+            slower = OPS[name].slower(*args) or measured.get(call, "")
+            self.steps.append(Step(name, tensors, _kernel(name, device), slower, call))
         return func(*args, **(kwargs or {}))
 
 

@@ -40,6 +40,15 @@ inline void check_tensor(const char* op, const char* argument, const Tensor& ten
         ": got a tensor on another device, expected one on the device of the other arguments");
 }
 
+// A tensor that goes with `first`, which is called `whose` in errors: of the same dtype.
+inline void check_companion(const char* op, const char* argument, const Tensor& tensor,
+                            const Tensor& first, const char* whose = "the input's") {
+  check_tensor(op, argument, tensor);
+  CHECK(tensor.scalar_type() == first.scalar_type(), op, ": ", argument, ": got dtype ",
+        torch::headeronly::toString(tensor.scalar_type()), ", expected ", whose, ", ",
+        torch::headeronly::toString(first.scalar_type()));
+}
+
 inline DType floating_dtype(const char* op, const char* argument, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:

@@ -24,7 +24,7 @@ template <int N, int U, class F>
 INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const F* x, const F* w,
                         Sums<Vec<F, N>, U>& sum) {
   using V = Vec<F, N>;
-  const auto rows_of_three = [&](auto step) ALWAYS_INLINE {
+  [[maybe_unused]] const auto rows_of_three = [&](auto step) ALWAYS_INLINE {
     constexpr int S = decltype(step)::value;
     for (int64_t t = 0; t < taps.count; t += 3) {
       const F* tap = x + taps.x[t];
@@ -38,8 +38,11 @@ INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const F* x, const 
       });
     }
   };
-  if (taps.threes != 0 && U > 1) {
-    return p.x_column == taps.threes ? rows_of_three(Constant<1>{}) : rows_of_three(Constant<2>{});
+  if constexpr (U > 1) {  // one output shares nothing
+    if (taps.threes != 0) {
+      return p.x_column == taps.threes ? rows_of_three(Constant<1>{})
+                                       : rows_of_three(Constant<2>{});
+    }
   }
   for (int64_t t = 0; t < taps.count; ++t) {
     const F* tap = x + taps.x[t];

@@ -58,9 +58,11 @@ PLAIN int64_t chunks_of(const Outer& p) {
   return chunks;
 }
 
-// A piece's m's, by equal parts: of an even number, for that is how many threads there are.
+// The parts into which pieces divide the m's, of equal size. Each part reads all of b, so chunks,
+// which make pieces enough, have few; else an even number of them occupies an even one of threads.
+constexpr int64_t kPartRows = 28, kPartRowsOfChunk = 112;
 PLAIN int64_t outer_parts(const Outer& p) {
-  const int64_t rows = p.chunks > 1 ? 112 : 28, parts = ceil_div(p.M, rows);
+  const int64_t parts = ceil_div(p.M, p.chunks > 1 ? kPartRowsOfChunk : kPartRows);
   return parts == 1 ? 1 : parts + parts % 2;
 }
 

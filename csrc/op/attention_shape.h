@@ -10,10 +10,7 @@ namespace torchext {
 
 inline void check_like_query(const char* op, const char* argument, const Tensor& tensor,
                              const Tensor& query) {
-  check_tensor(op, argument, tensor);
-  CHECK(tensor.scalar_type() == query.scalar_type(), op, ": ", argument, ": got dtype ",
-        torch::headeronly::toString(tensor.scalar_type()), ", expected the query's, ",
-        torch::headeronly::toString(query.scalar_type()));
+  check_companion(op, argument, tensor, query, "the query's");
 }
 
 inline void check_sizes(const char* op, const char* argument, const Dims& got,

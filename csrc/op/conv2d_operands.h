@@ -13,15 +13,6 @@ inline Activation activation_of(const char* op, int64_t kind, const char* argume
   return static_cast<Activation>(kind);
 }
 
-// A tensor that goes with `first`: on the same device, of the same dtype.
-inline void check_companion(const char* op, const char* argument, const Tensor& tensor,
-                            const Tensor& first) {
-  check_tensor(op, argument, tensor);
-  CHECK(tensor.scalar_type() == first.scalar_type(), op, ": ", argument, ": got dtype ",
-        torch::headeronly::toString(tensor.scalar_type()), ", expected the input's, ",
-        torch::headeronly::toString(first.scalar_type()));
-}
-
 inline Dims vector_of(int64_t size) { return Dims(&size, 1); }
 
 // A bias of `size` elements, or null.

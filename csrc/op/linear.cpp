@@ -49,9 +49,7 @@ void check_matrix(const char* op, const char* argument, const Tensor& x) {
 void check_weight(const char* op, const Tensor& weight, const Tensor& first) {
   check_tensor(op, "weight", weight);
   CHECK(weight.dim() == 2, op, ": weight: got ", weight.dim(), " dimensions, expected 2 (out, in)");
-  CHECK(weight.scalar_type() == first.scalar_type(), op, ": weight: got dtype ",
-        torch::headeronly::toString(weight.scalar_type()), ", expected the input's, ",
-        torch::headeronly::toString(first.scalar_type()));
+  check_companion(op, "weight", weight, first);
 }
 
 // M rows of C numbers become M rows of O: pixels of one image.
