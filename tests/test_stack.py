@@ -16,6 +16,7 @@ from torch.testing import assert_close as assert_very_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import torchext
+from torchext import _compile_cache
 from torchext.nn import normalisation
 
 SHAPES = [(2, 3, 20, 24), (3, 3, 28, 36), (4, 3, 33, 17)]
@@ -205,6 +206,31 @@ def test_compile_infers_channels_last():
             assert_close(compiled(x), theirs(x))
             counts.append(counter.frame_count)
     assert len(set(counts)) == 1
+
+
+def test_compile_cache_knows_the_version(monkeypatch):
+    """Code compiled for other schemas is not taken from the disk after an upgrade."""
+    from torch._dynamo.utils import counters
+    from torch._inductor.utils import fresh_cache
+
+    def hit():
+        torch.compiler.reset()
+        counters.clear()
+        torch.compile(torchext.nn.functional.relu6)(make_input())
+        return (
+            counters["inductor"]["fxgraph_cache_hit"]
+            + counters["aot_autograd"]["autograd_cache_hit"]
+        )
+
+    with fresh_cache():
+        assert not hit()
+        assert hit()
+        with torch.compiler.config.patch(cache_key_tag="the user's own"):
+            monkeypatch.setattr(_compile_cache, "build_info", lambda: {"sources": "others"})
+            _compile_cache.tag()
+            assert torch.compiler.config.cache_key_tag.startswith("the user's own torchext-")
+            assert not hit()
+        assert hit()
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -4,11 +4,12 @@ Importing never fails for want of a compiled library: `torchext info` tells what
 rest did not, and what has no kernel runs as plain PyTorch, with a notice.
 """
 
-from . import _load
+from . import _compile_cache, _load
 from ._fallback import FallbackWarning
 from ._version import __version__
 
 _load.load_libraries(__path__)
+_compile_cache.tag()
 
 from . import nn, ops  # noqa: E402  (the ops register what the libraries define)
 from ._explain import explain  # noqa: E402
