@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from torchext.ops import OPS
+from torchext.ops._packed import unpack
 from torchext.ops._pool2d import is_channels_last
 
 from ._activation import activate
@@ -234,6 +235,15 @@ def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activat
     return y
 
 
+def conv2d_packed(x, panels, weight_size, bias, residual, *rest):
+    op = OPS["conv2d_packed_inference"]
+    y = op.fake(x, panels, weight_size, bias, residual, *rest)
+    *rest, groups, activation = rest
+    weight = unpack(panels, weight_size, groups, x.dtype)
+    convolve(x, weight, y, *rest, groups, bias, residual, activation)
+    return y
+
+
 def conv2d_backward_input(grad_y, y, weight, input_size, channels_last, *arguments):
     op = OPS["conv2d_backward_input"]
     grad_x = op.fake(grad_y, y, weight, input_size, channels_last, *arguments)
@@ -253,5 +263,6 @@ def conv2d_backward_input(grad_y, y, weight, input_size, channels_last, *argumen
 KERNELS = {
     "conv2d": conv2d,
     "conv2d_inference": conv2d,
+    "conv2d_packed_inference": conv2d_packed,
     "conv2d_backward_input": conv2d_backward_input,
 }

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from torchext.ops import OPS
+from torchext.ops._packed import unpack
 
 from ._activation import activate
 from ._conv2d import BLOCKS, block, is_wide, product, read, taps_along
@@ -95,7 +96,17 @@ def _depthwise_separable_kernel(
 
 
 def depthwise_separable_inference(x, weight, *rest):
-    y = OPS["depthwise_separable_inference"].fake(x, weight, *rest)
+    return _launched(OPS["depthwise_separable_inference"].fake(x, weight, *rest), x, weight, *rest)
+
+
+def depthwise_separable_packed_inference(x, weight, *rest):
+    y = OPS["depthwise_separable_packed_inference"].fake(x, weight, *rest)
+    panels, out_channels = rest[5:7]
+    pointwise = unpack(panels, (out_channels, x.shape[1], 1, 1), 1, x.dtype)
+    return _launched(y, x, weight, *rest[:5], pointwise, *rest[7:])
+
+
+def _launched(y, x, weight, *rest):
     if y.numel() == 0:
         return y
     *norm, pointwise, gamma, beta, mean, var, eps, residual = rest[:12]
@@ -119,4 +130,7 @@ def depthwise_separable_inference(x, weight, *rest):
     return y
 
 
-KERNELS = {"depthwise_separable_inference": depthwise_separable_inference}
+KERNELS = {
+    "depthwise_separable_inference": depthwise_separable_inference,
+    "depthwise_separable_packed_inference": depthwise_separable_packed_inference,
+}

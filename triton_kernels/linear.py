@@ -1,6 +1,7 @@
 """linear as a convolution of one tap: rows are the pixels of one image."""
 
 from torchext.ops import OPS
+from torchext.ops._packed import unpack
 
 from .conv2d import convolve
 from .conv2d_backward_weight import conv2d_backward_weight
@@ -24,6 +25,11 @@ def linear(x, weight, bias, residual, activation):
     image = _optional_image(residual)
     convolve(_image(x), weight[..., None, None], _image(y), *_POINT, bias, image, activation)
     return y
+
+
+def linear_packed(x, panels, out_features, *rest):
+    OPS["linear_packed_inference"].fake(x, panels, out_features, *rest)
+    return linear(x, unpack(panels, (out_features, x.shape[-1]), 1, x.dtype), *rest)
 
 
 def linear_backward_input(grad_y, y, weight, activation):
@@ -56,6 +62,7 @@ def linear_backward_weight(grad_y, y, x, *arguments):
 KERNELS = {
     "linear": linear,
     "linear_inference": linear,
+    "linear_packed_inference": linear_packed,
     "linear_backward_input": linear_backward_input,
     "linear_backward_weight": linear_backward_weight,
 }

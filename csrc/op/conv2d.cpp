@@ -15,7 +15,26 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   std::optional<Tensor> dense_bias;
   p.bias = bias_of(op, bias, p.O, x, dense_bias);
   set_residual(op, p, residual, x);
-  Tensor y = set_result(op, p, x, weight);
+  Tensor y = set_result(op, p, x, output_is_channels_last(x, weight));
+  if (y.numel() > 0) launch(p, Context(x).stream);
+  return y;
+}
+
+Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weight_size,
+                     const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                     const IntList& stride, const IntList& padding, const IntList& dilation,
+                     int64_t groups, int64_t activation) {
+  const char* op = "conv2d_packed_inference";
+  CHECK(weight_size.size() == 4, op, ": weight_size: got ", weight_size.size(),
+        " values, expected 4");
+  Conv2d p = convolution_over(op, x, Dims(weight_size.data(), 4),
+                              {stride, padding, dilation, groups}, activation);
+  const Tensor dense = panels_of(op, panels, x, p);
+  p.panels = dense.data_ptr();
+  std::optional<Tensor> dense_bias;
+  p.bias = bias_of(op, bias, p.O, x, dense_bias);
+  set_residual(op, p, residual, x);
+  Tensor y = set_result(op, p, x, x.dim() == 4);
   if (y.numel() > 0) launch(p, Context(x).stream);
   return y;
 }
@@ -168,6 +187,7 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const std::option
 REGISTER_KERNELS(library) {
   library.impl("conv2d", TORCH_BOX(&conv2d));
   library.impl("conv2d_inference", TORCH_BOX(&conv2d));
+  library.impl("conv2d_packed_inference", TORCH_BOX(&conv2d_packed));
   library.impl("conv2d_backward_input", TORCH_BOX(&conv2d_backward_input));
   library.impl("conv2d_backward_weight", TORCH_BOX(&conv2d_backward_weight));
   library.impl("conv_transpose2d", TORCH_BOX(&conv_transpose2d));

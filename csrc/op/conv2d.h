@@ -17,6 +17,7 @@ struct Conv2dShape {
 
 struct Conv2d : Conv2dShape {
   const void *x, *weight, *bias, *residual;  // the last two may be null
+  const void* panels;  // the weight as ../cpu/product.h lays it out, or null: then it is done here
   void* y;
   Strides x_stride, w_stride, residual_stride, y_stride;
   Activation activation;

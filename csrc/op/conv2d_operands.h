@@ -29,20 +29,46 @@ inline bool output_is_channels_last(const Tensor& x, const Tensor& weight) {
   return x.dim() == 4 && (is_channels_last(x) || is_channels_last(weight));
 }
 
-// A convolution of x and weight without bias, residual and result.
+// A convolution of x with a weight of these sizes, without the weight itself, bias, residual and
+// result.
+inline Conv2d convolution_over(const char* op, const Tensor& x, const Dims& weight,
+                               const ConvArguments& arguments, int64_t activation) {
+  check_tensor(op, "input", x);
+  Conv2d p{};
+  static_cast<Conv2dShape&>(p) = make_conv2d(op, sizes_of(x), weight, arguments);
+  p.dtype = floating_dtype(op, "input", x);
+  p.activation = activation_of(op, activation);
+  p.x = x.data_ptr();
+  p.x_stride = nchw_strides(x);
+  return p;
+}
 inline Conv2d convolution_of(const char* op, const Tensor& x, const Tensor& weight,
                              const ConvArguments& arguments, int64_t activation) {
   check_tensor(op, "input", x);
   check_companion(op, "weight", weight, x);
-  Conv2d p{};
-  static_cast<Conv2dShape&>(p) = make_conv2d(op, sizes_of(x), sizes_of(weight), arguments);
-  p.dtype = floating_dtype(op, "input", x);
-  p.activation = activation_of(op, activation);
-  p.x = x.data_ptr();
+  Conv2d p = convolution_over(op, x, sizes_of(weight), arguments, activation);
   p.weight = weight.data_ptr();
-  p.x_stride = nchw_strides(x);
   p.w_stride = nchw_strides(weight);
   return p;
+}
+
+// Weights that were packed before: torchext/ops/_packed.py says how.
+inline Tensor panels_of(const char* op, const Tensor& panels, const Tensor& x,
+                        const Conv2dShape& p) {
+  check_tensor(op, "panels", panels);
+  const bool wide = p.dtype == DType::f64;
+  CHECK(panels.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), op,
+        ": panels: got dtype ", torch::headeronly::toString(panels.scalar_type()), ", expected ",
+        wide ? "Double" : "Float", " for an input of ",
+        torch::headeronly::toString(x.scalar_type()));
+  const int64_t columns = wide ? 16 : 32, blocks = (p.O / p.groups - 1) / columns + 1;
+  int64_t rows = p.groups;
+  for (const int64_t size : {blocks, p.C / p.groups, p.h.kernel, p.w.kernel}) {
+    rows = mul(op, "panels", rows, size);
+  }
+  const int64_t expected[] = {add(op, "panels", rows, 1), columns};
+  check_shape(op, "panels", sizes_of(panels), Dims(expected, 2));
+  return torch::stable::contiguous(panels);
 }
 
 inline void set_residual(const char* op, Conv2d& p, const std::optional<Tensor>& residual,
@@ -55,9 +81,8 @@ inline void set_residual(const char* op, Conv2d& p, const std::optional<Tensor>&
 }
 
 // A fresh result for the convolution.
-inline Tensor set_result(const char* op, Conv2d& p, const Tensor& x, const Tensor& weight) {
-  Tensor y = empty_dense(op, x, conv_output_sizes(sizes_of(x), p),
-                         output_is_channels_last(x, weight), x.scalar_type());
+inline Tensor set_result(const char* op, Conv2d& p, const Tensor& x, bool channels_last) {
+  Tensor y = empty_dense(op, x, conv_output_sizes(sizes_of(x), p), channels_last, x.scalar_type());
   p.y = y.data_ptr();
   p.y_stride = nchw_strides(y);
   return y;

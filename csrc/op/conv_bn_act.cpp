@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_act(
   set_residual(op, p.conv, residual, x);
   p.conv.residual = nullptr;  // it waits for the norm
   p.conv.activation = Activation::none;
-  const Tensor z = set_result(op, p.conv, x, weight);
+  const Tensor z = set_result(op, p.conv, x, output_is_channels_last(x, weight));
   const Optional dense_residual =
       residual.has_value() ? Optional(laid_out_as(z, *residual)) : std::nullopt;
   Tensor y = empty_as(z);
@@ -93,7 +93,7 @@ Tensor conv_bn_act_inference(const Tensor& x, const Tensor& weight, const Option
   bias_of(op, bias, p.conv.O, x, dense_bias);  // its checks
   dense_bias = weight_for(op, "bias", x, dense_bias, p.conv.O);
   set_residual(op, p.conv, residual, x);
-  Tensor y = set_result(op, p.conv, x, weight);
+  Tensor y = set_result(op, p.conv, x, output_is_channels_last(x, weight));
   p.norm = norm.running(eps, pointer(dense_bias));
   if (y.numel() > 0) launch(p, Context(x).stream);
   return y;

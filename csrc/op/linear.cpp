@@ -66,20 +66,22 @@ int64_t rows_in(const Sizes& sizes) {
   return rows;
 }
 
-Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-              const std::optional<Tensor>& residual, int64_t activation) {
-  const char* op = "linear";
-  check_matrix(op, "input", input);
-  const DType dtype = floating_dtype(op, "input", input);
-  check_weight(op, weight, input);
+using Optional = std::optional<Tensor>;
+
+// The product with a weight of `sizes`, which `set_weight` puts in.
+template <class SetWeight>
+Tensor product(const char* op, const Tensor& input, const Pair& size, SetWeight set_weight,
+               const Optional& bias, const Optional& residual, int64_t activation) {
+  const auto [O, C] = size;
   Sizes sizes = all_sizes(input);
-  const int64_t O = weight.size(0), C = weight.size(1), M = rows_in(sizes);
+  const int64_t M = rows_in(sizes);
   CHECK(sizes.back() == C, op, ": input: got ", sizes.back(), " features, expected ", C);
   sizes.back() = O;
+  Conv2d p{};
+  static_cast<Conv2dShape&>(p) = shape_of(floating_dtype(op, "input", input), M, C, O);
+  set_weight(p);
   const Tensor x = torch::stable::contiguous(input);
   Tensor y = empty_of(op, x, sizes);
-  Conv2d p{};
-  static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   p.activation = activation_of(op, activation);
   std::optional<Tensor> dense_bias, dense_residual;
   if (bias.has_value()) {
@@ -91,13 +93,37 @@ Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Ten
     p.residual = dense_residual->data_ptr();
   }
   p.x = x.data_ptr();
-  p.weight = weight.data_ptr();
   p.y = y.data_ptr();
   p.x_stride = rows_of(C);
-  p.w_stride = weight_strides(weight);
   p.residual_stride = p.y_stride = rows_of(O);
   if (y.numel() > 0) launch(p, Context(x).stream);
   return y;
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const Optional& bias,
+              const Optional& residual, int64_t activation) {
+  const char* op = "linear";
+  check_matrix(op, "input", input);
+  check_weight(op, weight, input);
+  const auto set_weight = [&](Conv2d& p) {
+    p.weight = weight.data_ptr();
+    p.w_stride = weight_strides(weight);
+  };
+  return product(op, input, {weight.size(0), weight.size(1)}, set_weight, bias, residual,
+                 activation);
+}
+
+Tensor linear_packed(const Tensor& input, const Tensor& panels, int64_t out_features,
+                     const Optional& bias, const Optional& residual, int64_t activation) {
+  const char* op = "linear_packed_inference";
+  check_matrix(op, "input", input);
+  CHECK(out_features > 0, op, ": out_features: got ", out_features, ", expected at least 1");
+  std::optional<Tensor> dense;
+  const auto set_weight = [&](Conv2d& p) {
+    dense = panels_of(op, panels, input, p);
+    p.panels = dense->data_ptr();
+  };
+  return product(op, input, {out_features, input.size(-1)}, set_weight, bias, residual, activation);
 }
 
 template <class P>
@@ -171,6 +197,7 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
 REGISTER_KERNELS(library) {
   library.impl("linear", TORCH_BOX(&linear));
   library.impl("linear_inference", TORCH_BOX(&linear));
+  library.impl("linear_packed_inference", TORCH_BOX(&linear_packed));
   library.impl("linear_backward_input", TORCH_BOX(&linear_backward_input));
   library.impl("linear_backward_weight", TORCH_BOX(&linear_backward_weight));
 }

@@ -8,6 +8,7 @@ import torch
 from torchext.ops import OPS
 from torchext.ops._activation import KINDS
 from torchext.ops._dense import compute_dtype
+from torchext.ops._packed import pack
 
 from .case import Case, Spec, pair, with_layout
 
@@ -156,8 +157,13 @@ def _separable_arguments(values, x, kernel, o, extras, *rest):
     )
 
 
+def _packed_arguments(values, x, kernel, o, *rest):
+    args = _separable_arguments(values, x, kernel, o, *rest)
+    return *args[:7], pack(args[7]), o, *args[8:]
+
+
 def _separable_terms(shape, kernel, *rest):
-    return math.prod(kernel) + shape[1] + 8  # the norms' own: where mean and sum cancel
+    return math.prod(kernel) + shape[1] + 12  # the norms' own: where mean and sum cancel
 
 
 SPECS = {
@@ -165,6 +171,7 @@ SPECS = {
     "conv_bn_act_inference": _spec(INFERRED, _forward),
     "conv_bn_act_backward": _spec(CASES, _backward, slack=3),
     "depthwise_separable_inference": _spec(SEPARABLE, _separable_arguments, _separable_terms),
+    "depthwise_separable_packed_inference": _spec(SEPARABLE, _packed_arguments, _separable_terms),
 }
 
 
@@ -207,11 +214,17 @@ def _separated(x=(2, 4, 8, 8), weight=(4, 1, 3, 3), pointwise=(6, 4, 1, 1), resi
     return op, (*tensors, 1e-5, _ones(residual), *geometry, *acts)
 
 
+def _packed(panels=(5, 32), out_channels=6, **rest):
+    _, args = _separated(**rest)
+    args = (*args[:7], _ones(panels), out_channels, *args[8:])
+    return "depthwise_separable_packed_inference", args
+
+
 # (what is wrong, the argument that the message must name, the call)
 REFUSED = [
     *(
         (f"{call.__name__[1:]}: {what}", argument, call(**wrong))
-        for call in (_conv_bn, _separated)
+        for call in (_conv_bn, _separated, _packed)
         for what, argument, wrong in [
             ("stride 0", "stride", {"stride": (0, 1)}),
             ("padding -1", "padding", {"padding": (-1, 0)}),
@@ -269,6 +282,9 @@ REFUSED = [
         _separated(pointwise=(6, 5, 1, 1)),
     ),
     ("separated: pointwise of no outputs", "pointwise_weight", _separated(pointwise=(0, 4, 1, 1))),
+    ("packed: few panels", "panels", _packed(panels=(4, 32))),
+    ("packed: narrow panels", "panels", _packed(panels=(5, 16))),
+    ("packed: no outputs", "out_channels", _packed(out_channels=0)),
     ("separated: short mean", "mean", _separated(mean=(3,))),
     ("separated: long var", "var", _separated(var=(5,))),
     *(

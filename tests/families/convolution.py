@@ -5,6 +5,8 @@ import math
 import hypothesis.strategies as st
 import torch
 
+from torchext.ops._packed import pack
+
 from .case import Case, Spec, pair, with_layout
 
 HUGE = 2**62
@@ -88,6 +90,11 @@ def _forward(values, x, weight, extras, *rest):
     return x, *_operands(values, x, weight, extras, *rest), *rest
 
 
+def _packed(values, x, weight, *rest):
+    x, w, bias, residual, *rest = _forward(values, x, weight, *rest)
+    return x, pack(w, rest[-2]), list(weight), bias, residual, *rest
+
+
 def _gate(values, shape, act):
     """What a fused activation might have returned."""
     return torch.relu(values(shape)).clamp(max=6) if act else None
@@ -151,6 +158,7 @@ def _transposed_terms(shape, weight, *rest):
 SPECS = {
     "conv2d": Spec(CASES, _forward, _terms, reordered=True),
     "conv2d_inference": Spec(CASES, _forward, _terms, reordered=True),
+    "conv2d_packed_inference": Spec(CASES, _packed, _terms, reordered=True),
     "conv2d_backward_input": Spec(
         CASES, _backward_input, lambda s, w, *r: w[0] * math.prod(w[2:]), reordered=True
     ),
@@ -180,6 +188,12 @@ def _conv2d(x=(2, 4, 8, 8), weight=(6, 4, 3, 3), bias=(6,), residual=None, kind=
     return "conv2d", (*tensors, *_rest(**rest))
 
 
+def _conv2d_packed(x=(2, 4, 8, 8), weight=(6, 4, 3, 3), bias=(6,), residual=None, **rest):
+    panels = _ones(rest.pop("panels", (37, 32)), **rest.pop("kind", {}))
+    tensors = panels, list(weight), _ones(bias), _ones(residual)
+    return "conv2d_packed_inference", (_ones(x), *tensors, *_rest(**rest))
+
+
 def _to_input(grad=(2, 6, 6, 6), y=None, weight=(6, 4, 3, 3), size=(8, 8), kind=None, **rest):
     tensors = _ones(grad), _ones(y), _ones(weight, **kind or {})
     return "conv2d_backward_input", (*tensors, size, False, *_rest(**rest))
@@ -200,7 +214,7 @@ def _transpose2d(x=(2, 6, 5, 5), weight=(6, 4, 3, 3), bias=(4,), more=(0, 0), ki
 REFUSED = [
     *(
         (f"{call.__name__[1:]}: {what}", argument, call(**wrong))
-        for call in (_conv2d, _to_input, _to_weight, _transpose2d)
+        for call in (_conv2d, _conv2d_packed, _to_input, _to_weight, _transpose2d)
         for what, argument, wrong in [
             ("stride 0", "stride", {"stride": (0, 1)}),
             ("stride -1", "stride", {"stride": (1, -1)}),
@@ -225,6 +239,18 @@ REFUSED = [
             ("weight without data", "weight", {"kind": {"device": "meta"}}),
         ]
     ),
+    ("packed: few panels", "panels", _conv2d_packed(panels=(36, 32))),
+    ("packed: narrow panels", "panels", _conv2d_packed(panels=(37, 16))),
+    ("packed: flat panels", "panels", _conv2d_packed(panels=(37 * 32,))),
+    ("packed: panels in double", "panels", _conv2d_packed(kind={"dtype": torch.float64})),
+    ("packed: panels without data", "panels", _conv2d_packed(kind={"device": "meta"})),
+    ("packed: 3-d weight_size", "weight_size", _conv2d_packed(weight=(6, 4, 3))),
+    ("packed: no kernel", "weight", _conv2d_packed(weight=(6, 4, 0, 3))),
+    ("packed: huge weight", "panels", _conv2d_packed(weight=(HUGE, 4, 3, 3), bias=None)),
+    ("packed: other channels", "input", _conv2d_packed(x=(2, 5, 8, 8))),
+    ("packed: bias of another size", "bias", _conv2d_packed(bias=(4,))),
+    ("packed: residual of another shape", "residual", _conv2d_packed(residual=(2, 6, 1, 1))),
+    ("packed: activation 99", "activation", _conv2d_packed(act=99)),
     ("groups of other channels", "input", _conv2d(groups=2)),
     ("other channels", "input", _conv2d(x=(2, 5, 8, 8))),
     ("no channels", "input", _conv2d(x=(2, 0, 8, 8))),

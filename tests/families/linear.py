@@ -5,6 +5,8 @@ import math
 import hypothesis.strategies as st
 import torch
 
+from torchext.ops._packed import pack
+
 from .case import Case, Spec
 
 RELU = 1
@@ -38,6 +40,11 @@ def _forward(values, x, features, extras, act):
     return x, weight, bias, values(y) if "r" in extras else None, act
 
 
+def _packed(values, x, features, *rest):
+    x, weight, *rest = _forward(values, x, features, *rest)
+    return x, pack(weight), features, *rest
+
+
 def _gate(values, shape, act):
     return torch.relu(values(shape)) if act else None
 
@@ -55,6 +62,7 @@ def _backward_weight(values, x, features, extras, act):
 SPECS = {
     "linear": Spec(CASES, _forward, lambda s, *r: s[-1] + 2, reordered=True),
     "linear_inference": Spec(CASES, _forward, lambda s, *r: s[-1] + 2, reordered=True),
+    "linear_packed_inference": Spec(CASES, _packed, lambda s, *r: s[-1] + 2, reordered=True),
     "linear_backward_input": Spec(CASES, _backward_input, lambda s, n, *r: n, reordered=True),
     "linear_backward_weight": Spec(
         CASES, _backward_weight, lambda s, *r: max(1, math.prod(s[:-1])), reordered=True, slack=3
@@ -73,6 +81,11 @@ def _call(input=None, weight=None, bias=None, residual=None, activation=0):
     input = _x(2, 5) if input is None else input
     weight = _x(3, 5) if weight is None else weight
     return "linear", (input, weight, bias, residual, activation)
+
+
+def _packed_call(input=None, panels=None, features=3, bias=None, activation=0):
+    input, panels = _x(2, 5) if input is None else input, _x(6, 32) if panels is None else panels
+    return "linear_packed_inference", (input, panels, features, bias, None, activation)
 
 
 def _back(grad=None, y=None, weight=None):
@@ -98,6 +111,15 @@ REFUSED = [
     ("linear: residual that broadcasts", "residual", _call(residual=_x(3))),
     ("linear: activation -1", "activation", _call(activation=-1)),
     ("linear: activation 99", "activation", _call(activation=99)),
+    ("linear packed: scalar", "input", _packed_call(input=_x())),
+    ("linear packed: other features", "panels", _packed_call(input=_x(2, 6))),
+    ("linear packed: no outputs", "out_features", _packed_call(features=0)),
+    ("linear packed: many outputs", "panels", _packed_call(features=33)),
+    ("linear packed: huge outputs", "panels", _packed_call(features=2**62)),
+    ("linear packed: 1-d panels", "panels", _packed_call(panels=_x(192))),
+    ("linear packed: double", "panels", _packed_call(panels=_x(6, 32, dtype=torch.float64))),
+    ("linear packed: bias of another size", "bias", _packed_call(bias=_x(4))),
+    ("linear packed: activation 99", "activation", _packed_call(activation=99)),
     ("linear: grad of other features", "grad_y", _back(grad=_x(2, 4))),
     ("linear: grad scalar", "grad_y", _back(grad=_x())),
     ("linear: y of another shape", "y", _back(y=_x(2, 4))),

@@ -5,8 +5,10 @@ op's meaning), the fake (shapes), and where they apply the gradient, autocast, v
 sharding. Everything else follows from these.
 """
 
+import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -26,6 +28,23 @@ _DISABLED = os.environ.get("TORCHEXT_DISABLE", "0") not in ("", "0")
 PLAIN = (torch.Tensor, torch.nn.Parameter)  # no subclass, whose sizes may be symbols
 _functorch = torch._C._functorch
 _VMAP = _functorch.TransformType.Vmap
+
+
+class _Here(threading.local):
+    disabled = False
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def disabled():
+    """Within, this thread's ops are plain PyTorch, as with TORCHEXT_DISABLE=1."""
+    before, _here.disabled = _here.disabled, True
+    try:
+        yield
+    finally:
+        _here.disabled = before
 
 
 @functools.cache  # a Library unregisters what it registered when it is collected
@@ -60,6 +79,7 @@ def _nothing_but_kernels(x):
     4 us, twice a training step."""
     return (
         type(x) in PLAIN
+        and not _here.disabled
         and (x.is_cpu or x.is_cuda)
         and x.layout is torch.strided
         and not torch.compiler.is_compiling()
@@ -151,7 +171,7 @@ class Op:
     def _why_no_kernel(self, x):
         """None where the kernel runs; else why not ("" needs no notice: the user asked for it)."""
         self._check_tensor(x)
-        if _DISABLED:
+        if _DISABLED or _here.disabled:
             return ""
         if x.dtype not in self.dtypes:
             return f"no kernel for {x.dtype}"

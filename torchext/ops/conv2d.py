@@ -17,6 +17,7 @@ from ._conv2d import (
     output_shape,
 )
 from ._op import Op, check
+from ._packed import check_panels, unpack
 from ._pool2d import check_dtype, check_pair, is_channels_last
 
 aten = torch.ops.aten
@@ -74,6 +75,27 @@ def _fake(x, weight, bias, residual, stride, padding, dilation, groups, activati
         check_companion(op, "residual", residual, x)
         check_shape(op, "residual", residual.shape, shape)
     return empty_image(x, shape, output_is_channels_last(x, weight))
+
+
+def _conv2d_packed(x, panels, weight_size, *args):
+    weight = unpack(panels, weight_size, args[-2], x.dtype)
+    y = _conv2d(x, weight, *args)
+    return y.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else y
+
+
+def _fake_packed(x, panels, weight_size, bias, residual, *args):
+    op = "conv2d_packed_inference"
+    *args, groups, activation = args
+    check_dtype(op, "input", x)
+    check(len(weight_size) == 4, op, "weight_size", f"{len(weight_size)} values", 4)
+    shape = output_shape(op, x.shape, weight_size, *args, groups)
+    check_panels(op, panels, x, weight_size, groups)
+    check_bias(op, bias, x, shape[-3])
+    _check_activation(op, activation)
+    if residual is not None:
+        check_companion(op, "residual", residual, x)
+        check_shape(op, "residual", residual.shape, shape)
+    return empty_image(x, shape, x.dim() == 4)
 
 
 def _check_gate(op, grad_y, y, activation):
@@ -180,6 +202,14 @@ _COMMON = {
     "slower": _slower.product,
 }
 conv2d_inference = Op(name="conv2d_inference", **_COMMON)
+conv2d_packed_inference = Op(
+    name="conv2d_packed_inference",
+    decomposition=_conv2d_packed,
+    fake=_fake_packed,
+    constants=("panels",),
+    batched=("input", "residual"),
+    flops=lambda x, panels, size, *args: _flops_forward(x, size, *args),
+)
 conv2d = Op(name="conv2d", save=_save, backward=_conv2d_gradients, **_COMMON)
 conv2d_backward_input = Op(
     name="conv2d_backward_input",

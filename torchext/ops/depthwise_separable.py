@@ -5,6 +5,8 @@ An op for inference only: what lies between the two convolutions never exists as
 needs it whole, for its batch statistics: there the module calls conv_bn_act twice.
 """
 
+import torch
+
 from ._activation import KINDS
 from ._conv2d import (
     check_companion,
@@ -16,6 +18,7 @@ from ._conv2d import (
 )
 from ._dense import check_weight
 from ._op import Op, check
+from ._packed import check_panels, unpack
 from ._pool2d import is_channels_last
 from .conv2d import conv2d
 from .conv_bn_act import conv_bn_act_inference
@@ -32,30 +35,54 @@ def _depthwise_separable(x, weight, *args):
     return block(x, pointwise, None, *norm, residual, False, 0.0, pointwise_eps, *rest)
 
 
-def _fake(x, weight, gamma, beta, mean, var, eps, *args):
+def _packed(x, weight, *args):
+    panels, out_channels = args[5:7]
+    pointwise = unpack(panels, (out_channels, x.shape[1], 1, 1), 1, x.dtype)
+    y = _depthwise_separable(x, weight, *args[:5], pointwise, *args[7:])
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def _fake(x, weight, *args):
     op = "depthwise_separable_inference"
-    pointwise, *pointwise_norm, _, residual, stride, padding, dilation = args[:10]
-    channels = max(weight.shape[0], 1) if weight.dim() == 4 else 1
+    pointwise = args[5]
+    check_companion(op, "pointwise_weight", pointwise, x)
+    sizes, channels = pointwise.shape, _channels(weight)
+    fits = len(sizes) == 4 and sizes[0] > 0 and sizes[1:] == (channels, 1, 1)
+    check(fits, op, "pointwise_weight", f"shape {list(sizes)}", f"(O, {channels}, 1, 1)")
+    channels_last = output_is_channels_last(x, weight) or is_channels_last(pointwise)
+    return _result(op, channels_last, x, weight, *args[:5], sizes[0], *args[6:])
+
+
+def _fake_packed(x, weight, *args):
+    op = "depthwise_separable_packed_inference"
+    panels, out_channels = args[5:7]
+    check(out_channels > 0, op, "out_channels", out_channels, "at least 1")
+    y = _result(op, True, x, weight, *args[:5], *args[6:])
+    check_panels(op, panels, x, (out_channels, _channels(weight), 1, 1), 1)
+    return y
+
+
+def _channels(weight):
+    return max(weight.shape[0], 1) if weight.dim() == 4 else 1
+
+
+def _result(op, channels_last, x, weight, gamma, beta, mean, var, eps, *args):
+    out_channels, *pointwise_norm, _, residual, stride, padding, dilation = args[:10]
+    channels = _channels(weight)
     check_operands(op, x, weight)
     shape = output_shape(op, x.shape, weight.shape, stride, padding, dilation, channels)
     kinds = dict(zip(("activation", "pointwise_activation"), args[10:], strict=True))
     for name, kind in kinds.items():
         check(0 <= kind < len(KINDS), op, name, kind, "one of torchext.ops._activation")
     check(x.dim() == 4, op, "input", f"{x.dim()} dimensions", "4 (N, C, H, W)")
-    check_companion(op, "pointwise_weight", pointwise, x)
-    sizes = pointwise.shape
-    fits = len(sizes) == 4 and sizes[0] > 0 and sizes[1:] == (channels, 1, 1)
-    wanted = f"(O, {channels}, 1, 1)"
-    check(fits, op, "pointwise_weight", f"shape {list(sizes)}", wanted)
     norm = {"gamma": gamma, "beta": beta, "mean": mean, "var": var}
     for (name, vector), of_pointwise in zip(norm.items(), pointwise_norm, strict=True):
         check_weight(op, name, x, vector, channels)
-        check_weight(op, f"pointwise_{name}", x, of_pointwise, sizes[0])
-    shape = [shape[0], sizes[0], *shape[2:]]
+        check_weight(op, f"pointwise_{name}", x, of_pointwise, out_channels)
+    shape = [shape[0], out_channels, *shape[2:]]
     if residual is not None:
         check_companion(op, "residual", residual, x)
         check_shape(op, "residual", residual.shape, shape)
-    channels_last = output_is_channels_last(x, weight) or is_channels_last(pointwise)
     return empty_image(x, shape, channels_last)
 
 
@@ -74,4 +101,12 @@ depthwise_separable_inference = Op(
     autocast=("input", "weight", "pointwise_weight", "residual"),
     batched=("input", "residual"),
     flops=_flops,
+)
+depthwise_separable_packed_inference = Op(
+    name="depthwise_separable_packed_inference",
+    decomposition=_packed,
+    fake=_fake_packed,
+    constants=("panels",),
+    batched=("input", "residual"),
+    flops=lambda *args: _flops(*args[:7], (args[8], args[0][1], 1, 1), *args[9:]),
 )

@@ -8,6 +8,7 @@ from . import _slower
 from ._activation import FUSED_IN_TRAINING, activate, gated
 from ._conv2d import check_companion, check_shape
 from ._op import Op, check
+from ._packed import check_panels, unpack
 from ._pool2d import check_dtype
 from .conv2d import _check_activation, _check_gate
 
@@ -37,15 +38,32 @@ def _check_weight(op, weight, first):
     check_companion(op, "weight", weight, first)
 
 
-def _fake(x, weight, bias, residual, activation):
+def _linear_packed(x, panels, out_features, *args):
+    return _linear(x, unpack(panels, (out_features, x.shape[-1]), 1, x.dtype), *args)
+
+
+def _fake(x, weight, *args):
     op = "linear"
     _check_rank(op, "input", x)
     check_dtype(op, "input", x)
     _check_weight(op, weight, x)
     features = weight.shape[1]
     check(x.shape[-1] == features, op, "input", f"{x.shape[-1]} features", features)
+    return _result(op, x, weight.shape[0], *args)
+
+
+def _fake_packed(x, panels, out_features, *args):
+    op = "linear_packed_inference"
+    _check_rank(op, "input", x)
+    check_dtype(op, "input", x)
+    check(out_features > 0, op, "out_features", out_features, "at least 1")
+    check_panels(op, panels, x, (out_features, x.shape[-1]), 1)
+    return _result(op, x, out_features, *args)
+
+
+def _result(op, x, features, bias, residual, activation):
     _check_activation(op, activation)
-    shape = (*x.shape[:-1], weight.shape[0])
+    shape = (*x.shape[:-1], features)
     for argument, tensor, expected in (
         ("bias", bias, shape[-1:]),
         ("residual", residual, shape),
@@ -113,6 +131,15 @@ _COMMON = {
     "slower": _slower.product,
 }
 linear_inference = Op(name="linear_inference", **_COMMON)
+linear_packed_inference = Op(
+    name="linear_packed_inference",
+    decomposition=_linear_packed,
+    fake=_fake_packed,
+    constants=("panels",),
+    batched=("input", "residual"),
+    sample_dims=None,
+    flops=lambda x, panels, out_features, *args: 2 * prod(x) * out_features,
+)
 linear = Op(name="linear", save=_save, backward=_backward, **_COMMON)
 linear_backward_input = Op(
     name="linear_backward_input",

@@ -47,7 +47,7 @@ void launch_depthwise(const Conv2d& p, const Parts& parts) {
 
 // A linear layer of few rows whose weights can be read where they are.
 bool is_few_dots(const Conv2d& p) {
-  const bool point = p.h.kernel * p.w.kernel == 1 && p.groups == 1;
+  const bool point = p.h.kernel * p.w.kernel == 1 && p.groups == 1 && p.panels == nullptr;
   const bool row = p.scale == nullptr && p.N == 1 && p.H == 1 && p.OH == 1 && p.OW == p.W &&
                    p.W <= cpu::kFewRows;
   return point && row && p.x_stride.c == 1 && p.w_stride.c == 1 && p.y_stride.c == 1 &&
@@ -59,7 +59,7 @@ bool is_few_dots(const Conv2d& p) {
 void launch(const Conv2d& p, void*) { launch_parts(p, {}); }
 
 void launch_parts(const Conv2d& p, const Parts& parts) {
-  if (is_depthwise(p)) return launch_depthwise(p, parts);
+  if (is_depthwise(p) && p.panels == nullptr) return launch_depthwise(p, parts);
   if (is_few_dots(p)) {
     launch(cpu::Dots{p.dtype, p.W, p.O, p.C, p.x, p.weight, p.bias, p.residual, p.y, p.x_stride.w,
                      p.w_stride.n, p.residual_stride.w, p.y_stride.w, p.activation},
@@ -93,8 +93,13 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
                      w_segments.data(),
                      nullptr,
                      false};
-  panels.few_columns = are_few_columns(panels, segments.length);
-  const Scratch packed = pack(panels);
+  std::unique_ptr<Scratch> packed;
+  if (p.panels == nullptr) {
+    panels.few_columns = are_few_columns(panels, segments.length);
+    packed = std::make_unique<Scratch>(pack(panels));
+  } else {
+    panels.to = const_cast<void*>(p.panels);
+  }
 
   cpu::Product product{};
   product.dtype = p.dtype;
