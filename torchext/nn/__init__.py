@@ -1,6 +1,7 @@
 """Drop-in modules: subclasses of torch.nn's, with the same constructors and state dicts."""
 
 from . import functional
+from ._whole import keep_whole
 from .activation import (
     ELU,
     GELU,
@@ -66,3 +67,7 @@ __all__ = [
     "WindowAttention",
     "functional",
 ]
+
+for _name in __all__:
+    if _name != "functional":
+        keep_whole(globals()[_name])

@@ -228,7 +228,7 @@ def dropout(input, p=0.5, training=True, inplace=False):
     """The seed comes from torch's generator of the CPU: torch.manual_seed repeats it."""
     if p < 0.0 or p > 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if inplace or not training or torch.compiler.is_compiling():
+    if inplace or not training or p == 0 or torch.compiler.is_compiling():
         return F.dropout(input, p, training, inplace)  # a compiled graph draws its own numbers
     seed = torch.empty((), dtype=torch.int64).random_().item()
     op = _dropout.dropout if _needs_grad(input) else _dropout.dropout_inference

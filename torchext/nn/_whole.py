@@ -1,11 +1,14 @@
-"""torch.fx keeps modules of torch.nn whole; so do these of ours, which branch on their inputs."""
+"""torch.fx keeps modules of torch.nn whole; so it does ours, which branch on their inputs."""
 
 import functools
 
 import torch
 
 
-def whole(forward):
+def keep_whole(module_class):
+    """Makes a forward that torch.fx traces as one call of the module, under its own name."""
+    forward = module_class.forward
+
     @functools.wraps(forward)
     def call(self, *args, **kwargs):
         for x in (*args, *kwargs.values()):
@@ -14,4 +17,4 @@ def whole(forward):
                 return x.tracer.create_proxy("call_module", path, args, kwargs)
         return forward(self, *args, **kwargs)
 
-    return call
+    module_class.forward = call

@@ -6,12 +6,10 @@ from torch import nn
 from .._fallback import notice
 from ..ops import window_attention as _windows
 from . import functional as F
-from ._whole import whole
 from .linear import Linear
 
 
 class MultiheadAttention(nn.MultiheadAttention):
-    @whole
     def forward(
         self,
         query,
@@ -153,7 +151,6 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", _relative_position_index(h, w))
 
-    @whole
     def forward(self, x):
         H, W = x.shape[1:3]
         h, w = self.window_size

@@ -1,6 +1,5 @@
 """Convolution, batch norm and activation as one module, and MobileNet's two of them as one."""
 
-import torch
 from torch import nn
 
 from . import functional as F
@@ -14,7 +13,6 @@ def _same_padding(kernel_size, dilation):
 
 
 def _conv_bn_act(input, residual, tensors, settings):
-    """ConvBNAct's forward; a function, so that torch.fx keeps what it counts and stores."""
     weight, bias, bn_weight, bn_bias, *statistics = tensors
     *mode, eps, stride, padding, dilation, groups, activation = settings
     mean, var, training, momentum = statistics_for(*statistics, *mode)
@@ -37,10 +35,6 @@ def _depthwise_separable(input, residual, depthwise, pointwise):
         *(pointwise_weight, (*pointwise_norm[:4], settings[3]), residual),
         *(stride, padding, dilation, activation, settings[-1]),
     )
-
-
-torch.fx.wrap("_conv_bn_act")
-torch.fx.wrap("_depthwise_separable")
 
 
 class ConvBNAct(nn.Module):
@@ -78,12 +72,8 @@ class ConvBNAct(nn.Module):
         self.activation = F.check_activation(activation)
 
     def forward(self, input, residual=None):
-        self._check_input(input)
+        self.bn._check_input_dim(input)
         return _conv_bn_act(input, residual, *self._operands())
-
-    def _check_input(self, input):
-        if not isinstance(input, torch.fx.Proxy):  # of which nobody knows the rank
-            self.bn._check_input_dim(input)
 
     def _operands(self):
         """(tensors, settings) of _conv_bn_act"""
@@ -130,6 +120,6 @@ class DepthwiseSeparable(nn.Module):
         self.pointwise = ConvBNAct(in_channels, out_channels, 1, activation=second, **rest)
 
     def forward(self, input, residual=None):
-        self.depthwise._check_input(input)
+        self.depthwise.bn._check_input_dim(input)
         operands = self.depthwise._operands(), self.pointwise._operands()
         return _depthwise_separable(input, residual, *operands)

@@ -1,6 +1,5 @@
 """Normalisation modules."""
 
-import torch
 from torch import nn
 
 from . import functional as F
@@ -18,22 +17,13 @@ def statistics_for(mean, var, batches, training, tracking, momentum):
     return mean, var, by_batch, 0.0 if momentum is None else momentum
 
 
-def _normalize(input, mean, var, batches, weight, bias, training, tracking, momentum, eps):
-    """torch.nn's forward after its check; a function, so that torch.fx keeps what it counts."""
-    statistics = statistics_for(mean, var, batches, training, tracking, momentum)
-    mean, var, by_batch, momentum = statistics
-    return F.batch_norm(input, mean, var, weight, bias, by_batch, momentum, eps)
-
-
-torch.fx.wrap("_normalize")
-
-
 def _batch_norm(self, input):
-    if not isinstance(input, torch.fx.Proxy):  # of which nobody knows the rank
-        self._check_input_dim(input)
-    statistics = self.running_mean, self.running_var, self.num_batches_tracked
-    arguments = self.training, self.track_running_stats, self.momentum, self.eps
-    return _normalize(input, *statistics, self.weight, self.bias, *arguments)
+    self._check_input_dim(input)
+    mean, var, by_batch, momentum = statistics_for(
+        *(self.running_mean, self.running_var, self.num_batches_tracked),
+        *(self.training, self.track_running_stats, self.momentum),
+    )
+    return F.batch_norm(input, mean, var, self.weight, self.bias, by_batch, momentum, self.eps)
 
 
 class BatchNorm1d(nn.BatchNorm1d):

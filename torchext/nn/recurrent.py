@@ -5,14 +5,13 @@ from types import FunctionType
 from torch import nn
 
 from . import functional
-from ._whole import whole
 
 
 def _on_our_kernels(forward):
     """torch's own forward, with its checks and words, but calling our functions for its _VF's."""
     names = {**forward.__globals__, "_VF": functional}
     del names["__name__"]  # of a module whose globals these are not: Dynamo would look there
-    return whole(FunctionType(forward.__code__, names, "forward", forward.__defaults__))
+    return FunctionType(forward.__code__, names, "forward", forward.__defaults__)
 
 
 class LSTM(nn.LSTM):
