@@ -11,7 +11,19 @@ from ._version import __version__
 _load.load_libraries(__path__)
 _compile_cache.tag()
 
-from . import nn, ops  # noqa: E402  (the ops register what the libraries define)
+from . import models, nn, ops  # noqa: E402  (the ops register what the libraries define)
 from ._explain import explain  # noqa: E402
+from .acceleration import accelerate, refresh, restore, use  # noqa: E402
 
-__all__ = ["FallbackWarning", "__version__", "explain", "nn", "ops"]
+__all__ = [
+    "FallbackWarning",
+    "__version__",
+    "accelerate",
+    "explain",
+    "models",
+    "nn",
+    "ops",
+    "refresh",
+    "restore",
+    "use",
+]

@@ -1,0 +1,149 @@
+"""A program made ready to run for one shape of input: its weights prepared, its code generated."""
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from ._lower import constants_of
+from ._timing import least_times
+
+
+class Compiled:
+    """`run(*tensors)` gives what the model's forward gives. Weights are prepared (folded, packed)
+    once, by `refresh`, and known by their versions."""
+
+    def __init__(self, program, places, dtype):
+        self.program, self.places, self.dtype = program, places, dtype
+        self.graph = program.graph
+        self._keep_formats()
+
+    def _keep_formats(self):
+        """An image that is returned has the strides that the model's own forward gives it."""
+        (output,) = (node for node in self.graph.nodes if node.op == "output")
+        returned = []
+        for value in output.args[0]:
+            like = value.meta.get("val") if isinstance(value, fx.Node) else None
+            if isinstance(like, torch.Tensor) and like.dim() == 4:
+                with self.graph.inserting_before(output):
+                    value = self.graph.call_function(_in_format, (value, like.is_contiguous()))
+                value.meta["val"] = like
+            returned.append(value)
+        output.args = (tuple(returned),)
+
+    # The two halves of the graph: what depends on weights alone, and the rest.
+
+    def prepare(self):
+        """Generates the code, once the candidates are chosen."""
+        self.graph.eliminate_dead_code()
+        constants = constants_of(self.graph, self.program.sources)
+        self._constants = [node for node in self.graph.nodes if node in constants]
+        users = ((node, user) for node in self._constants for user in node.users)
+        self._roots = list(dict.fromkeys(node for node, user in users if user not in constants))
+        run, env = fx.Graph(), {}
+        for node in (*self.program.inputs, *self._roots):
+            env[node] = run.placeholder(node.name)
+        for node in self.graph.nodes:
+            if node not in constants and node.op != "placeholder":
+                env[node] = run.node_copy(node, env.__getitem__)
+        self._function = fx.GraphModule({}, run).forward
+        self.refresh()
+
+    def sources(self):
+        """The tensors that the model has now, in place of those it was built from."""
+        return [
+            where if isinstance(where, torch.Tensor) else where[0][where[1]]
+            for where in self.program.sources.values()
+        ]
+
+    def _cast(self, x):
+        return x.to(self.dtype) if self.dtype is not None and x.is_floating_point() else x
+
+    def refresh(self):
+        """Prepares the weights anew."""
+        with torch.no_grad():
+            env = {}
+            for node, tensor in zip(self.program.sources, self.sources(), strict=True):
+                env[node] = self._cast(tensor.detach())
+            for node in self._constants:
+                if node not in env:
+                    env[node] = evaluate(node, env)
+            self._values = [env[node] for node in self._roots]
+
+    def __call__(self, *tensors):
+        if self.dtype is not None:
+            given = next(x.dtype for x in tensors if x.is_floating_point())
+            outputs = self._function(*map(self._cast, tensors), *self._values)
+            outputs = [
+                x.to(given) if isinstance(x, torch.Tensor) and x.dtype == self.dtype else x
+                for x in outputs
+            ]
+        else:
+            outputs = self._function(*tensors, *self._values)
+        return pytree.tree_unflatten(outputs, self.program.out_spec)
+
+    # The choice among candidates.
+
+    def tune(self, tensors):
+        """Runs the graph on these inputs, and gives each place the fastest of its candidates."""
+        known = {}
+        with torch.no_grad():
+            env = dict(zip(self.program.inputs, map(self._cast, tensors), strict=True))
+            for node, tensor in zip(self.program.sources, self.sources(), strict=True):
+                env[node] = self._cast(tensor.detach())
+            places = {place.node: place for place in self.places}
+            last_use = _last_uses(self.graph, self.places)
+            for node in self.graph.nodes:
+                if node.op != "call_function":
+                    continue
+                if node in places:
+                    _tune_place(places[node], env, known)
+                env[node] = evaluate(node, env)
+                for done in last_use.get(node, ()):
+                    env.pop(done, None)
+
+
+def _in_format(x, contiguous):
+    return x.contiguous() if contiguous else x.contiguous(memory_format=torch.channels_last)
+
+
+def evaluate(node, env):
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    return node.target(*args, **kwargs)
+
+
+def _last_uses(graph, places):
+    """For each node, the values that nobody needs after it; candidates' arguments are needed by
+    their place."""
+    wanted = {place.node: [c.args for c in place.candidates] for place in places}
+    last = {}
+    for node in graph.nodes:
+        fx.map_arg(
+            (node.args, node.kwargs, wanted.get(node, ())),
+            lambda n, node=node: last.update({n: node}),
+        )
+    uses = {}
+    for value, user in last.items():
+        uses.setdefault(user, []).append(value)
+    return uses
+
+
+def _tune_place(place, env, known):
+    """Chooses a place's candidate; places alike are measured once."""
+    calls = []
+    for candidate in place.candidates:
+        calls.append((candidate.target, fx.map_arg(candidate.args, env.__getitem__)))
+    key = repr([(str(target), _signature(args)) for target, args in calls])
+    if key not in known:
+        known[key] = least_times([lambda t=t, a=a: t(*a) for t, a in calls])
+    place.times = known[key]
+    best = min(range(len(calls)), key=lambda i: place.times[i])
+    place.choose(best if place.times[best] < 0.97 * place.times[0] else 0)
+
+
+def _signature(args):
+    return [
+        (tuple(a.shape), str(a.dtype), a.layout == torch.strided and a.stride())
+        if isinstance(a, torch.Tensor)
+        else str(a)
+        for a in args
+    ]

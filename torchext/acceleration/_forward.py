@@ -1,0 +1,250 @@
+"""The forward of an accelerated model: the fast path where it is the same, the model's own else."""
+
+import copy
+import threading
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+
+from ..ops._op import _nothing_but_kernels
+from ._capture import NotCapturedError, capture, tidy
+from ._compiled import Compiled
+from ._lower import lower
+from ._report import Report
+from ._timing import least_times
+
+MOST_SHAPES = 8  # of input for which code is kept; others run the model's own forward
+_BUILDING = threading.RLock()  # torch.export is for one thread at a time
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class Accelerated:
+    """Stands for `forward` in an accelerated copy of a model."""
+
+    def __init__(self, model, source, dtype, strict):
+        self.model, self.source, self.dtype, self.strict = model, source, dtype, strict
+        self.own = model.__dict__.get("forward")  # where the user has put another one in
+        self._forget()
+
+    def _forget(self):
+        self.report = self.model.torchext_report = Report(type(self.model).__name__)
+        self._compiled = {}  # the call's key -> Compiled, or why there is none
+        self._tree = self._hooks_seen = None
+
+    def __getstate__(self):  # for pickle and deepcopy: code is made again when it is needed
+        return {name: vars(self)[name] for name in ("model", "source", "dtype", "strict", "own")}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._forget()
+
+    def own_forward(self, *args, **kwargs):
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        return type(self.model).forward(self.model, *args, **kwargs)
+
+    def __call__(self, *args, **kwargs):
+        if torch.compiler.is_compiling():
+            return self.own_forward(*args, **kwargs)
+        tensors, key = _key(args, kwargs)
+        if tensors is None or not self._applies(tensors):
+            return self.own_forward(*args, **kwargs)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            with _BUILDING:
+                compiled = self._compiled.get(key) or self._build(args, kwargs, tensors)
+                self._compiled[key] = compiled
+        if isinstance(compiled, str):
+            return self.own_forward(*args, **kwargs)
+        self._follow_weights(compiled)
+        if torch.is_grad_enabled():
+            parameters = [x for x in compiled.seen if x.requires_grad]
+            if parameters or any(x.requires_grad for x in tensors):
+                return self._with_gradient(compiled, args, kwargs, tensors, parameters)
+        with torch._C._AutoDispatchBelowAutograd():
+            return compiled(*tensors)
+
+    def _applies(self, tensors):
+        """Whether nothing about this call asks for the model's own way."""
+        if not all(_nothing_but_kernels(x) for x in tensors):
+            return False
+        if self._tree is None or any(held.get(name) is not m for held, name, m in self._tree):
+            self._compiled.clear()  # somebody has put other modules in
+            self._tree = [
+                (module._modules, name, child)
+                for module in self.model.modules()
+                for name, child in module._modules.items()
+            ]
+        if self.model.training or any(m.training for _, _, m in self._tree if m is not None):
+            return False
+        if RemovableHandle.next_id != self._hooks_seen:  # somebody has registered one somewhere
+            self._hooked = [n for n, m in self.model.named_modules() if n and has_hooks(m)]
+            self._hooks_seen = RemovableHandle.next_id
+            if self._hooked:
+                self.report.note(f"the model's own forward: hooks on {', '.join(self._hooked)}")
+        return not self._hooked
+
+    def _follow_weights(self, compiled):
+        """Prepares the weights again if they are others, or were changed."""
+        now = compiled.sources()
+        if compiled.versions != _versions(now) or any(
+            a is not b for a, b in zip(now, compiled.seen, strict=True)
+        ):
+            compiled.refresh()
+            compiled.seen, compiled.versions = now, _versions(now)
+
+    def refresh(self):
+        for compiled in self._compiled.values():
+            if not isinstance(compiled, str):
+                compiled.refresh()
+
+    def _build(self, args, kwargs, tensors):
+        """Code for calls like this one; or why there is none."""
+        if len(self._compiled) >= MOST_SHAPES:
+            return self._give_up(f"more than {MOST_SHAPES} shapes of input", refuse=False)
+        try:
+            model = self._captured_model()
+            cast = [x.to(self.dtype) if self._is_cast(x) else x for x in tensors]
+            program = capture(model, *_with_tensors(args, kwargs, cast), self.model)
+        except NotCapturedError as error:
+            return self._give_up(str(error))
+        tidy(program.graph)
+        compiled = Compiled(program, lower(program), self.dtype)
+        compiled.tune(tensors)
+        compiled.prepare()
+        compiled.seen = compiled.sources()
+        compiled.versions = _versions(compiled.seen)
+        self.report.places(compiled.places)
+        return self._verify(compiled, args, kwargs, tensors) or compiled
+
+    def _is_cast(self, x):
+        return self.dtype is not None and x.is_floating_point()
+
+    def _captured_model(self):
+        """What is exported: the model without this forward, in the dtype asked for."""
+        twin = copy.copy(self.model)
+        twin.__dict__ = {k: v for k, v in self.model.__dict__.items() if k != "forward"}
+        return twin if self.dtype is None else copy.deepcopy(twin).to(self.dtype)
+
+    def _give_up(self, why, refuse=True):
+        if self.strict and refuse:
+            raise RuntimeError(f"accelerate: {type(self.model).__name__}: {why}")
+        self.report.note(f"the model's own forward: {why}")
+        return why
+
+    def _verify(self, compiled, args, kwargs, tensors):
+        """Why the code can't be used, or wins nothing; else None."""
+
+        def own():
+            return self.own_forward(*args, **kwargs)
+
+        with torch.no_grad():
+            error, limit = error_of(compiled(*tensors), own()), self._limit(tensors)
+            if not error <= limit:
+                why = f"results differ by {error:.1e} of the largest, more than {limit:.0e}"
+                return self._give_up(why)
+            seconds = least_times([own, lambda: compiled(*tensors)])
+        self.report.measured(error, *seconds)
+        if seconds[1] > seconds[0]:
+            return self._give_up("it is faster", refuse=False)
+        return None
+
+    def _limit(self, tensors):
+        """How far results may be from eager's, of the largest: sums run in another order."""
+        dtypes = {x.dtype for x in tensors if x.is_floating_point()} | {self.dtype}
+        return 5e-2 if dtypes & {torch.bfloat16, torch.float16} else 1e-3
+
+    def _with_gradient(self, compiled, args, kwargs, tensors, parameters):
+        outputs = _Gradient.apply(
+            lambda: compiled(*tensors),
+            lambda inputs: self._own_with(args, kwargs, inputs),
+            len(tensors),
+            *tensors,
+            *parameters,
+        )
+        return pytree.tree_unflatten(outputs, compiled.program.out_spec)
+
+    def _own_with(self, args, kwargs, tensors):
+        args, kwargs = _with_tensors(args, kwargs, tensors)
+        return self.own_forward(*args, **kwargs)
+
+
+class _Gradient(torch.autograd.Function):
+    """The fast path's results, with the gradient of the model's own forward, which is run only if
+    somebody asks for it."""
+
+    @staticmethod
+    def forward(ctx, fast, own, count, *tensors):
+        ctx.own, ctx.count = own, count
+        ctx.save_for_backward(*tensors)
+        return tuple(pytree.tree_leaves(fast()))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        tensors = ctx.saved_tensors
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_(x.requires_grad) for x in tensors[: ctx.count]]
+            outputs = pytree.tree_leaves(ctx.own(inputs))
+        wanted = [*inputs, *tensors[ctx.count :]]
+        pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if y.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                [y for y, _ in pairs],
+                [x for x in wanted if x.requires_grad],
+                [g for _, g in pairs],
+                allow_unused=True,
+            )
+        )
+        return None, None, None, *(next(found) if x.requires_grad else None for x in wanted)
+
+
+def _key(args, kwargs):
+    """(the call's tensors, what the code is for); (None, None) where there can be no code."""
+    if len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor:
+        return args, _facts(args[0])
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    facts = [_facts(x) if isinstance(x, torch.Tensor) else x for x in leaves]
+    key = (*facts, str(spec))
+    try:
+        hash(key)
+    except TypeError:
+        return None, None
+    return (tensors, key) if tensors else (None, None)
+
+
+def _facts(x):
+    turned = x.dim() == 4 and not x.is_contiguous()  # results have the strides of such images
+    turned = turned and x.is_contiguous(memory_format=torch.channels_last)
+    return x.shape, x.dtype, x.device, turned
+
+
+def _with_tensors(args, kwargs, tensors):
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    rest = iter(tensors)
+    leaves = [next(rest) if isinstance(x, torch.Tensor) else x for x in leaves]
+    return pytree.tree_unflatten(leaves, spec)
+
+
+def _versions(tensors):
+    return [0 if x.is_inference() else x._version for x in tensors]
+
+
+def has_hooks(module):
+    return any(getattr(module, name, None) for name in _HOOKS)
+
+
+def error_of(ours, expected):
+    """The largest difference, of the largest value."""
+    worst = 0.0
+    for a, b in zip(pytree.tree_leaves(ours), pytree.tree_leaves(expected), strict=True):
+        if isinstance(b, torch.Tensor) and b.is_floating_point() and b.numel():
+            scale = b.abs().max().item() or 1.0
+            worst = max(worst, ((a - b).abs().max() / scale).item())
+    return worst
