@@ -1,28 +1,40 @@
-"""`torchext demo`: ops at real layer shapes, verified against PyTorch in float64 and timed."""
+"""`torchext demo`: models verified against plain PyTorch in float64, and timed beside it."""
 
-import argparse
 import time
+from functools import partial
 
 import torch
 
-from . import nn
+from . import models, nn
+from ._command import Parser, print_json, print_table
+from ._layers import trace
+from ._model import on_meta, random_input
+from ._verify import Referee, sum_lengths, unlike
+from .ops._op import disabled
 
-CASES = [  # name, torchext's module, torch's module, input shape
-    ("max pool 3x3/2 of ResNet", nn.MaxPool2d, torch.nn.MaxPool2d, (3, 2, 1), (8, 64, 112, 112)),
-    ("max pool 2x2/2 of VGG", nn.MaxPool2d, torch.nn.MaxPool2d, (2, 2), (1, 64, 224, 224)),
-    ("max pool 3x3/2 of AlexNet", nn.MaxPool2d, torch.nn.MaxPool2d, (3, 2), (8, 192, 27, 27)),
-    ("average pool 3x3/2", nn.AvgPool2d, torch.nn.AvgPool2d, (3, 2), (1, 64, 56, 56)),
-    (
-        "global average of ResNet-50",
-        nn.AdaptiveAvgPool2d,
-        torch.nn.AdaptiveAvgPool2d,
-        (1,),
-        (8, 2048, 7, 7),
-    ),
-]
+IMAGE = 1, 3, 224, 224
+CASES = {  # name: (how to build it, the shape of its input)
+    "MobileNet": (models.mobilenet, IMAGE),
+    "ResNet-18": (models.resnet18, IMAGE),
+    "ViT-Ti/16": (models.vit_tiny_patch16_224, IMAGE),
+    "LSTM, 2 layers": (partial(nn.LSTM, 128, 256, 2, batch_first=True), (8, 32, 128)),
+}
+COLUMNS = {
+    "model": "",
+    "input": "",
+    "parameters": ",d",
+    "GMAC": ".2f",
+    "error": ".1e",
+    "PyTorch's": ".1e",
+    "": "",
+    "ms": ".2f",
+    "PyTorch ms": ".2f",
+    "speed-up": ".2f",
+}
+TIMED_S = 2  # of each case
 
 
-def best_times(functions, seconds=0.5):
+def best_times(functions, seconds):
     """The least time of each, the functions taking turns so that noise meets all alike."""
     best = [float("inf")] * len(functions)
     end = time.perf_counter() + seconds
@@ -35,30 +47,50 @@ def best_times(functions, seconds=0.5):
     return best
 
 
-def error(y, exact):
-    return ((y.double() - exact).abs().max() / exact.abs().max()).item()
+@torch.inference_mode()
+def show(name):
+    """Everything about one case, as plain data."""
+    build, shape = CASES[name]
+    torch.manual_seed(0)
+    model = unlike(build().eval())
+    root = trace(on_meta(model), shape)
+    model.to(memory_format=torch.channels_last)
+    referee, x = Referee(model), random_input(shape)
+    verdict = referee.compare("", ((x,), {}), max(sum_lengths(root).values(), default=1))
+
+    def theirs():
+        with disabled():
+            referee.single(x)
+
+    ours_s, theirs_s = best_times([partial(model, x), theirs], TIMED_S)
+    return {
+        "model": name,
+        "input": list(shape),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "GMAC": root.cost / 2e9,
+        "error": verdict.error,
+        "torch_error": verdict.torch_error,
+        "right": verdict.right,
+        "ms": ours_s * 1e3,
+        "torch_ms": theirs_s * 1e3,
+        "speedup": theirs_s / ours_s,
+    }
+
+
+def _cells(row):
+    shape, right = "x".join(map(str, row["input"])), "ok" if row["right"] else "WRONG"
+    return list((row | {"input": shape, "right": right}).values())
 
 
 def main(argv):
-    argparse.ArgumentParser(prog="torchext demo", description=__doc__).parse_args(argv)
-    torch.manual_seed(0)
-    failed = 0
-    print(f"{'':30}{'input':20}{'error':>9}{'torch':>9}{'':4}{'torchext':>10}{'torch':>9}")
-    with torch.inference_mode():
-        for name, ours, theirs, arguments, shape in CASES:
-            x = torch.randn(shape).to(memory_format=torch.channels_last)
-            ours, theirs = ours(*arguments), theirs(*arguments)
-            exact = theirs(x.double())
-            our_error, their_error = error(ours(x), exact), error(theirs(x), exact)
-            right = our_error <= max(2 * their_error, 4 * 1.2e-7)
-            failed += not right
-            our_time, their_time = best_times(
-                [lambda m=ours, x=x: m(x), lambda m=theirs, x=x: m(x)]
-            )
-            print(
-                f"{name:30}{'x'.join(map(str, shape)):20}{our_error:9.1e}{their_error:9.1e}"
-                f"{' ok ' if right else ' BAD'}{our_time * 1e3:8.3f}ms{their_time * 1e3:7.3f}ms"
-                f"  {their_time / our_time:.1f}x"
-            )
-    print("all right" if not failed else f"{failed} WRONG")
-    return 1 if failed else 0
+    parser = Parser("torchext demo", __doc__)
+    parser.add_json()
+    options = parser.parse_args(argv)
+    rows = [show(name) for name in CASES]
+    wrong = sum(not row["right"] for row in rows)
+    if options.json:
+        print_json({"models": rows, "wrong": wrong})
+    else:
+        print_table(COLUMNS, map(_cells, rows))
+        print("all right" if not wrong else f"{wrong} WRONG")
+    return 1 if wrong else 0
