@@ -14,6 +14,7 @@ import torchext
 from torchext.acceleration import _forward
 from torchext.acceleration._capture import capture, tidy
 from torchext.acceleration._lower import lower
+from torchext.acceleration._raise import raise_to_aten
 
 IMAGE = (2, 8, 12, 12)
 
@@ -42,6 +43,7 @@ def settled(model):
 def places(model, *args):
     """What the patterns find: "kind" of each place."""
     program = capture(model, args, {}, model)
+    raise_to_aten(program.graph)
     tidy(program.graph)
     return sorted(place.what for place in lower(program))
 
@@ -189,6 +191,34 @@ PATTERNS = {
         lambda: nn.Sequential(nn.GroupNorm(2, 8), nn.BatchNorm2d(8), nn.Softmax(1), nn.Sigmoid()),
         (IMAGE,),
         ["batch_norm", "group_norm", "sigmoid", "softmax"],
+    ),
+    "our own modules": (
+        lambda: nn.Sequential(
+            torchext.nn.ConvBNAct(8, 8, 3),
+            torchext.nn.DepthwiseSeparable(8, 40, activation=("relu6", None)),
+            torchext.nn.MaxPool2d(2),
+            torchext.nn.GELU("tanh"),
+        ),
+        (IMAGE,),
+        [
+            "conv2d + batch norm + relu",
+            "depthwise conv2d + batch norm + relu6 + conv2d + batch norm",
+            "gelu",
+            "max_pool2d",
+        ],
+    ),
+    "our own transformer": (
+        lambda: Function(
+            lambda m, x: (
+                x + m.b(m.a(m.norm(x)))[0].softmax(-1) + m.attention(x, x, x, need_weights=False)[0]
+            ),
+            a=torchext.nn.Linear(16, 64),
+            b=torchext.nn.Linear(64, 16),
+            norm=torchext.nn.LayerNorm(16),
+            attention=torchext.nn.MultiheadAttention(16, 4, batch_first=True),
+        ),
+        ((3, 20, 16),),
+        ["layer_norm", "linear", "linear", "linear", "linear + residual", "softmax"],
     ),
     "grouped, few columns": (
         lambda: nn.Sequential(conv(groups=2), nn.Conv2d(8, 3, 1)),

@@ -6,8 +6,6 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from ..ops._op import disabled
-
 aten = torch.ops.aten
 
 
@@ -29,7 +27,7 @@ def capture(model, args, kwargs, owner):
     """The program of model(*args, **kwargs) in inference, with the tensors that `owner`, a model
     of the same structure, has at the time of a call."""
     try:
-        with torch.no_grad(), disabled():
+        with torch.no_grad():
             exported = torch.export.export(model, args, kwargs, strict=False)
             exported = exported.run_decompositions({})
     except Exception as error:  # export refuses in many ways, none of which is ours

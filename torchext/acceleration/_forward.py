@@ -11,6 +11,7 @@ from ..ops._op import _nothing_but_kernels
 from ._capture import NotCapturedError, capture, tidy
 from ._compiled import Compiled
 from ._lower import lower
+from ._raise import raise_to_aten
 from ._report import Report
 from ._timing import least_times
 
@@ -114,6 +115,7 @@ class Accelerated:
             program = capture(model, *_with_tensors(args, kwargs, cast), self.model)
         except NotCapturedError as error:
             return self._give_up(str(error))
+        raise_to_aten(program.graph)
         tidy(program.graph)
         compiled = Compiled(program, lower(program), self.dtype)
         compiled.tune(tensors)
