@@ -63,7 +63,7 @@ class _Rewriter:
         """By what the first of candidates(builder) computes from the nodes' inputs."""
         last = nodes[-1]
         with self.graph.inserting_before(last):
-            place = Place(_path(last), what, None, candidates(Builder(self.graph)))
+            place = Place(_path(nodes[0]), what, None, candidates(Builder(self.graph)))
             self._update(place)
             first = place.candidates[0]
             place.node = self.graph.call_function(first.target, first.args)
