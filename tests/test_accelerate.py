@@ -12,6 +12,7 @@ from torch import nn
 
 import torchext
 from torchext.acceleration import _forward
+from torchext.acceleration._attention import pack_attention
 from torchext.acceleration._capture import capture, tidy
 from torchext.acceleration._lower import lower
 from torchext.acceleration._raise import raise_to_aten
@@ -24,9 +25,11 @@ def _deterministic(monkeypatch):
     """A seed, and no race whose end depends on the machine: candidates and fused code win."""
     torch.manual_seed(0)
     monkeypatch.setattr(_forward, "least_times", lambda functions: [1.0] * len(functions))
-    monkeypatch.setattr(
-        "torchext.acceleration._compiled.least_times", lambda functions: (1.0,) * len(functions)
-    )
+    for module in ("_compiled", "_layers"):
+        monkeypatch.setattr(
+            f"torchext.acceleration.{module}.least_times",
+            lambda functions: (1.0,) * len(functions),
+        )
 
 
 def settled(model):
@@ -258,6 +261,49 @@ def test_every_candidate_is_right(candidate, monkeypatch):
             assert not fast.torchext_report.notes, name
 
 
+def _timms(m, x):
+    B, N, C = x.shape
+    q, k, v = m.qkv(x).reshape(B, N, 3, 4, C // 4).permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C)
+
+
+def _chunked(m, x):
+    q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in m.qkv(x).chunk(3, -1))
+    mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=0.2).transpose(1, 2).flatten(2)
+
+
+def _length_first(m, x):
+    q, k, v = m.qkv(x.transpose(0, 1)).unflatten(-1, (3, 4, -1)).permute(2, 1, 3, 0, 4)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return y.permute(2, 0, 1, 3).flatten(2).transpose(0, 1)
+
+
+def _keys_of_values(m, x):
+    q, k, v = m.qkv(x).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, v, k)
+
+
+def _heads_inside(m, x):
+    q, k, v = m.qkv(x).unflatten(-1, (4, 3, -1)).permute(3, 0, 2, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize(
+    ("function", "packed"),
+    [(_timms, 1), (_chunked, 1), (_length_first, 1), (_keys_of_values, 0), (_heads_inside, 0)],
+)
+def test_packed_attention(function, packed):
+    model = Function(function, qkv=nn.Linear(16, 48)).eval()
+    x = torch.randn(2, 9, 16)
+    program = capture(model, (x,), {}, model)
+    tidy(program.graph)
+    assert pack_attention(program.graph) == packed
+    fast = torchext.accelerate(model, x, strict=True)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+
+
 def test_is_a_drop_in():
     model, x = settled(Residual()), torch.randn(IMAGE)
     before = {name: (x.data_ptr(), x.clone()) for name, x in model.state_dict().items()}
@@ -298,6 +344,17 @@ def test_training_mode_is_the_models():
         assert_same(fast.eval()(x), twin.eval()(x))
 
 
+def test_a_model_in_training_mode_is_left_alone():
+    model, x = settled(Residual()).train(), torch.randn(IMAGE)
+    before = model.bn1.running_mean.clone()
+    fast = torchext.accelerate(model, x)
+    assert torch.equal(model.bn1.running_mean, before)
+    assert "call eval()" in str(fast.torchext_report)
+    with torch.no_grad():
+        assert_same(fast.eval()(x), model.eval()(x))
+    assert fast.torchext_report.rows
+
+
 def test_follows_weights():
     model, x = settled(Residual()), torch.randn(IMAGE)
     with torch.no_grad():
@@ -314,6 +371,34 @@ def test_follows_weights():
         assert_same(fast(x), model(x))
         fast.load_state_dict({k: v + 0.1 for k, v in model.state_dict().items()})
         assert_same(fast(x), torchext.restore(fast)(x))
+
+
+def test_refresh_follows_settings():
+    """Other attributes are in the code as they were, as refresh's documentation says."""
+    model = Function(lambda m, x: m.conv(x) * m.scale, conv=conv(), scale=2.0).eval()
+    x = torch.randn(IMAGE)
+    with torch.no_grad():
+        fast = torchext.accelerate(model, x)
+        assert_same(fast(x), model(x))
+        fast.scale = model.scale = 3.0
+        torchext.refresh(fast)
+        assert_same(fast(x), model(x))
+
+
+def test_random_numbers_are_drawn_each_time():
+    model = Function(lambda m, x: m.conv(x) + 1e-5 * torch.randn(8, 12, 12), conv=conv()).eval()
+    x = torch.randn(IMAGE)
+    with torch.no_grad():
+        fast = torchext.accelerate(model, x, strict=True)
+        assert not torch.equal(fast(x), fast(x))
+
+
+def test_weights_made_in_inference_mode():
+    x = torch.randn(IMAGE)
+    with torch.inference_mode():
+        model = settled(Residual())
+        fast = torchext.accelerate(model, x)
+        assert_same(fast(x), model(x))
 
 
 def test_follows_modules():
@@ -353,6 +438,13 @@ def test_hooks_are_respected():
     with torch.no_grad():
         assert_same(fast(x), model(x))
     assert seen == ["before", "after", "before"]
+    for module in fast.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.clear()
+    with torch.no_grad():
+        assert_same(fast(x), torchext.restore(fast)(x))
+    assert seen[3:] == ["before"]  # the original's
+    assert fast.torchext_report.rows
     assert "hooks on bn1" in str(fast.torchext_report)
     root = torchext.accelerate(settled(Residual()), x)
     root.register_forward_hook(lambda m, args, y: y + 1)
@@ -377,6 +469,8 @@ def test_keyword_arguments_and_structured_outputs():
 
     model, x = Model().eval(), torch.randn(IMAGE)
     fast = torchext.accelerate(model, {"image": x})
+    fast(image=x).image.sum().backward()
+    assert model.conv.weight.grad is not None
     with torch.no_grad():
         for kwargs in ({}, {"scale": 2.0}, {"more": {"bias": torch.randn(8, 1, 1)}}):
             ours, theirs = fast(image=x, **kwargs), model(image=x, **kwargs)
@@ -411,6 +505,9 @@ def test_what_cannot_be_captured_runs_by_itself():
     model, x = Branches().eval(), torch.ones(IMAGE)
     fast = torchext.accelerate(model, x)
     assert "the model's own forward: torch.export" in str(fast.torchext_report)
+    assert type(fast.conv) is torchext.nn.Conv2d  # layer by layer
+    assert type(model.conv) is nn.Conv2d
+    assert fast.torchext_report.rows[0]["runs"] == "torchext"
     with torch.no_grad():
         assert_same(fast(x), model(x))
         assert_same(fast(-x), model(-x))

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 import torch
 
-from torchext.bench import contenders, gate, race, results, stats, table, team, worker
-from torchext.bench.case import Case, families, load
+from torchext.bench import contenders, gate, race, results, runtimes, stats, table, team, worker
+from torchext.bench.case import Case, families, flatten, load
 from torchext.bench.cli import main, parse
 
 
@@ -314,6 +314,7 @@ def test_pooling_cases():
         (["--resume"], "--resume needs --json"),
         (["--report", "missing.json"], "missing.json"),
         (["--nonsense"], "unrecognized"),
+        (["no_such_model"], "MODEL: got 'no_such_model', expected one that torchext list shows"),
     ],
 )
 def test_misuse_is_one_line_and_status_2(arguments, words, capsys):
@@ -327,6 +328,42 @@ def test_misuse_is_one_line_and_status_2(arguments, words, capsys):
 def test_only_named_contenders():
     _, options = parse(["--contenders", "eager"])
     assert [c.name for c in options.contenders] == ["torchext", "eager"]
+
+
+def test_whole_models():
+    found = {name: case for name, (_, case) in load(["torchext.bench.models"]).items()}
+    assert {"mobilenet/b1/f32", "resnet50/b8/bf16", "swin_t/b1/f32"} <= found.keys()
+    assert found["resnet50/b8/f32"].flops == pytest.approx(8 * 2 * 4.089e9)
+    case = found["lenet5/b1/f32"]
+    layers = {type(m).__module__.partition(".")[0] for m in case.reference().children()}
+    assert layers == {"torch"}
+    assert type(case.reference().fc3) is torch.nn.Linear
+
+
+@pytest.mark.parametrize(
+    "contender",
+    [contenders.Torchext(), *(c for c in runtimes.RUNTIMES if c.name != "zentorch")],
+    ids=lambda contender: contender.name,
+)
+def test_runtimes_of_whole_models(contender):
+    """Their outputs pass the gate; wrong ones would not."""
+    try:
+        contender.version("cpu")
+    except contenders.AbsentError as reason:
+        pytest.skip(str(reason))
+    _, case = load(["torchext.bench.models"])["lenet5/b1/f32"]
+    with torch.no_grad():
+        judged = gate.judge(case)
+        torch.manual_seed(0)
+        (y,) = flatten(contender.build(case)())
+        assert gate.check(case, [y], judged).reason == ""
+        assert "error" in gate.check(case, [y * 1.001], judged).reason
+
+
+def test_the_judge_has_one_model():
+    """Whose error in f32 is rounding: weights drawn anew would allow anything."""
+    with torch.enable_grad():
+        assert all(allowed < 1e-5 for _, allowed in gate.judge(TRAINED))
 
 
 def test_report_and_chart_from_a_file(document, tmp_path, capsys):

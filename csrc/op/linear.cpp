@@ -104,6 +104,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Optional& bias,
               const Optional& residual, int64_t activation) {
   const char* op = "linear";
   check_matrix(op, "input", input);
+  floating_dtype(op, "input", input);
   check_weight(op, weight, input);
   const auto set_weight = [&](Conv2d& p) {
     p.weight = weight.data_ptr();

@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from torch import nn
 
 from ..ops._lazy import when_imported
@@ -28,7 +29,8 @@ def accelerate(model, example=None, mode="inference", dtype=None, strict=False):
     strict   raise an error where the model would run by itself
 
     `print(model.torchext_report)` tells what runs where, and why not more; `restore` gives the
-    original back, `refresh` follows changes of weights that PyTorch does not see (`.data`, numpy).
+    original back, `refresh` follows changes of weights that PyTorch does not see (`.data`,
+    numpy) and of other attributes of modules.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model: got {type(model).__name__}, expected an nn.Module")
@@ -42,9 +44,12 @@ def accelerate(model, example=None, mode="inference", dtype=None, strict=False):
             raise ValueError(f"accelerate: dtype: got {dtype}, expected None: use torch.autocast")
         return for_training(fast, model, arguments)
     fast.__dict__["forward"] = Accelerated(fast, model, dtype, strict)
-    if arguments is not None:
+    if any(module.training for module in model.modules()):
+        fast.torchext_report.note("in training mode it runs by itself: call eval()")
+    elif arguments is not None:
         args, kwargs = arguments
-        fast(*args, **kwargs)
+        with torch.no_grad():
+            fast(*args, **kwargs)
     return fast
 
 

@@ -19,7 +19,7 @@ class Program:
 
     graph: fx.Graph
     inputs: list  # placeholders of the call's tensors
-    sources: dict  # placeholder -> where its tensor is: (module, its dict's name, key); or a tensor
+    sources: dict  # placeholder -> where its tensor is: (a dict, a key of it)
     out_spec: pytree.TreeSpec
 
 
@@ -45,7 +45,7 @@ def capture(model, args, kwargs, owner):
         if node.name in where:
             sources[node] = _slot(owner, where[node.name])
         elif node.name in constants:
-            sources[node] = exported.constants[constants[node.name]]
+            sources[node] = exported.constants, constants[node.name]
         else:
             inputs.append(node)
     leaves = pytree.tree_leaves((args, kwargs))

@@ -1,5 +1,7 @@
 """A program made ready to run for one shape of input: its weights prepared, its code generated."""
 
+import operator
+
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
@@ -50,10 +52,13 @@ class Compiled:
 
     def sources(self):
         """The tensors that the model has now, in place of those it was built from."""
-        return [
-            where if isinstance(where, torch.Tensor) else where[0][where[1]]
-            for where in self.program.sources.values()
-        ]
+        return [held[name] for held, name in self.program.sources.values()]
+
+    def follow(self):
+        """Prepares the weights again if they are others, or were changed. Each call asks."""
+        others = any(map(operator.is_not, self.sources(), self.seen))
+        if others or [x._version for x in self._counted] != self._versions:
+            self.refresh()
 
     def _cast(self, x):
         return x.to(self.dtype) if self.dtype is not None and x.is_floating_point() else x
@@ -68,6 +73,9 @@ class Compiled:
                 if node not in env:
                     env[node] = evaluate(node, env)
             self._values = [env[node] for node in self._roots]
+            self.seen = self.sources()
+            self._counted = [x for x in self.seen if not x.is_inference()]
+            self._versions = [x._version for x in self._counted]
 
     def __call__(self, *tensors):
         if self.dtype is not None:

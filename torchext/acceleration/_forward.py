@@ -4,12 +4,14 @@ import copy
 import threading
 
 import torch
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from ..ops._op import _nothing_but_kernels
 from ._capture import NotCapturedError, capture, tidy
 from ._compiled import Compiled
+from ._layers import Trial, leave_layers, use_layers
 from ._lower import lower
 from ._raise import raise_to_aten
 from ._report import Report
@@ -36,7 +38,9 @@ class Accelerated:
     def _forget(self):
         self.report = self.model.torchext_report = Report(type(self.model).__name__)
         self._compiled = {}  # the call's key -> Compiled, or why there is none
-        self._tree = self._hooks_seen = None
+        self._tree = self._hooks_seen = self._hooked = None
+        self._by_layers = False
+        self._settings = None
 
     def __getstate__(self):  # for pickle and deepcopy: code is made again when it is needed
         return {name: vars(self)[name] for name in ("model", "source", "dtype", "strict", "own")}
@@ -63,7 +67,7 @@ class Accelerated:
                 self._compiled[key] = compiled
         if isinstance(compiled, str):
             return self.own_forward(*args, **kwargs)
-        self._follow_weights(compiled)
+        compiled.follow()
         if torch.is_grad_enabled():
             parameters = [x for x in compiled.seen if x.requires_grad]
             if parameters or any(x.requires_grad for x in tensors):
@@ -84,23 +88,18 @@ class Accelerated:
             ]
         if self.model.training or any(m.training for _, _, m in self._tree if m is not None):
             return False
-        if RemovableHandle.next_id != self._hooks_seen:  # somebody has registered one somewhere
+        # Somebody has registered one somewhere, or may have removed it.
+        if self._hooked or RemovableHandle.next_id != self._hooks_seen:
             self._hooked = [n for n, m in self.model.named_modules() if n and has_hooks(m)]
+            self._hooked += ["all modules"] if _has_any_global_hook() else []
             self._hooks_seen = RemovableHandle.next_id
             if self._hooked:
                 self.report.note(f"the model's own forward: hooks on {', '.join(self._hooked)}")
         return not self._hooked
 
-    def _follow_weights(self, compiled):
-        """Prepares the weights again if they are others, or were changed."""
-        now = compiled.sources()
-        if compiled.versions != _versions(now) or any(
-            a is not b for a, b in zip(now, compiled.seen, strict=True)
-        ):
-            compiled.refresh()
-            compiled.seen, compiled.versions = now, _versions(now)
-
     def refresh(self):
+        if self._settings != _settings_of(self.model):
+            self._compiled.clear()
         for compiled in self._compiled.values():
             if not isinstance(compiled, str):
                 compiled.refresh()
@@ -114,16 +113,29 @@ class Accelerated:
             cast = [x.to(self.dtype) if self._is_cast(x) else x for x in tensors]
             program = capture(model, *_with_tensors(args, kwargs, cast), self.model)
         except NotCapturedError as error:
-            return self._give_up(str(error))
+            why = self._give_up(str(error))
+            self._go_by_layers(args, kwargs)
+            return why
         raise_to_aten(program.graph)
         tidy(program.graph)
         compiled = Compiled(program, lower(program), self.dtype)
         compiled.tune(tensors)
         compiled.prepare()
-        compiled.seen = compiled.sources()
-        compiled.versions = _versions(compiled.seen)
         self.report.places(compiled.places)
+        self._settings = _settings_of(self.model)
         return self._verify(compiled, args, kwargs, tensors) or compiled
+
+    def _go_by_layers(self, args, kwargs):
+        """Where there is no graph, each layer by itself, by what is faster."""
+        if self._by_layers or self.dtype is not None:
+            return
+        self._by_layers = True
+        use_layers(self.model, self.report)
+        with torch.no_grad(), Trial(self.model, self.report):
+            ours = self.own_forward(*args, **kwargs)
+        if not error_of(ours, self.source(*args, **kwargs)) <= 1e-3:
+            self.report.note("PyTorch's own layers: results differ")
+            leave_layers(self.model)
 
     def _is_cast(self, x):
         return self.dtype is not None and x.is_floating_point()
@@ -194,7 +206,11 @@ class _Gradient(torch.autograd.Function):
             inputs = [x.detach().requires_grad_(x.requires_grad) for x in tensors[: ctx.count]]
             outputs = pytree.tree_leaves(ctx.own(inputs))
         wanted = [*inputs, *tensors[ctx.count :]]
-        pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if y.requires_grad]
+        pairs = [
+            (y, g)
+            for y, g in zip(outputs, grads, strict=True)
+            if isinstance(y, torch.Tensor) and y.requires_grad
+        ]
         found = iter(
             torch.autograd.grad(
                 [y for y, _ in pairs],
@@ -234,8 +250,13 @@ def _with_tensors(args, kwargs, tensors):
     return pytree.tree_unflatten(leaves, spec)
 
 
-def _versions(tensors):
-    return [0 if x.is_inference() else x._version for x in tensors]
+def _settings_of(model):
+    """The numbers and names among the modules' attributes, which the code has as they were."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return [
+        {name: value for name, value in vars(module).items() if isinstance(value, plain)}
+        for module in model.modules()
+    ]
 
 
 def has_hooks(module):

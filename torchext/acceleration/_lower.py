@@ -10,6 +10,7 @@ from ..nn import functional as F
 from ..ops._activation import KINDS
 from ..ops._packed import pack
 from . import _onednn
+from ._attention import pack_attention
 from ._capture import aten, batch_norm
 from ._places import Builder, Candidate, Chain, Place, WithKeywords, channels_last, conv2d, linear
 from ._products import ACTIVATIONS, activation_of, find_products, fold
@@ -24,7 +25,9 @@ def constants_of(graph, sources):
     constants = set()
     for node in graph.nodes:
         if node in sources or (
-            node.op == "call_function" and constants.issuperset(node.all_input_nodes)
+            node.op == "call_function"
+            and constants.issuperset(node.all_input_nodes)
+            and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
         ):
             constants.add(node)
     return constants
@@ -33,6 +36,7 @@ def constants_of(graph, sources):
 def lower(program):
     """Rewrites the program's graph; returns its places."""
     graph, rewriter = program.graph, _Rewriter(program.graph)
+    pack_attention(graph)
     constants = constants_of(graph, program.sources)
     products = find_products(graph, constants)
     for first, second in _pairs(products):

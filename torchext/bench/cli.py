@@ -11,8 +11,10 @@ from . import chart, machine, results, table
 from .case import select
 from .contenders import CONTENDERS
 from .race import Race
+from .runtimes import RUNTIMES
 
 ROUNDS, QUICK_ROUNDS = 15, 5
+KNOWN = CONTENDERS + RUNTIMES
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,14 +31,20 @@ def positive(text):
 def contenders(names):
     """Those of `names`, and torchext, without which there is nothing to compare."""
     names = names.split(",")
-    unknown = set(names) - {c.name for c in CONTENDERS}
+    unknown = set(names) - {c.name for c in KNOWN}
     if unknown:
         raise argparse.ArgumentTypeError(f"no contender is named {', '.join(sorted(unknown))}")
-    return tuple(c for c in CONTENDERS if c.name in {*names, "torchext"})
+    return tuple(c for c in KNOWN if c.name in {*names, "torchext"})
 
 
 def parse(argv):
     parser = Parser(prog="torchext bench", description=__doc__)
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="whole models, accelerated, beside the runtimes too; without any, the ops",
+    )
     parser.add_argument("--quick", action="store_true", help="a few cases, few rounds")
     parser.add_argument(
         "--filter", default="", metavar="WORDS", help="only cases with all of these in their name"
@@ -49,9 +57,9 @@ def parse(argv):
     parser.add_argument(
         "--contenders",
         type=contenders,
-        default=CONTENDERS,
+        default=KNOWN,
         metavar="NAMES",
-        help="only these, with commas between: " + ", ".join(c.name for c in CONTENDERS),
+        help="only these, with commas between: " + ", ".join(c.name for c in KNOWN),
     )
     parser.add_argument("--rounds", type=positive, help=f"default: {ROUNDS}, quick {QUICK_ROUNDS}")
     parser.add_argument("--json", metavar="FILE", help="or a folder; saved after each case")
@@ -79,7 +87,7 @@ def main(argv):
         except (OSError, ValueError) as error:
             parser.error(f"--report {options.report}: {error}")
     else:
-        chosen = select(wanted=options.filter, quick=options.quick, device=options.device)
+        chosen = choose(parser, options)
         if not chosen:
             parser.error(f"no case is named like {options.filter!r}: see --list")
         if options.list:
@@ -96,6 +104,21 @@ def main(argv):
     if options.chart:
         chart.draw(document, options.chart)
     return 1 if any(item["status"] == "failed" for item in document["not_timed"]) else 0
+
+
+def choose(parser, options):
+    """[(module, Case)] that the options name."""
+    if not options.models:
+        return select(wanted=options.filter, quick=options.quick, device=options.device)
+    modules = [f"{__package__}.models"]
+    chosen = select(modules, options.filter, device=options.device)
+    names = {case.name.partition("/")[0] for _, case in chosen}
+    for name in options.models:
+        if name not in names:
+            parser.error(f"MODEL: got {name!r}, expected one that torchext list shows")
+    return [
+        (module, case) for module, case in chosen if case.name.partition("/")[0] in options.models
+    ]
 
 
 def open_document(parser, options):

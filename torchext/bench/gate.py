@@ -38,6 +38,7 @@ def judge(case):
 
 
 def _outputs(case, make, dtype):
+    torch.manual_seed(0)  # as in every worker: or the judge's weights would be others each time
     function = prepare(case, make(), "contiguous", dtype)
     outputs = flatten(bind(case, function, "contiguous", dtype)())
     return [y.detach().cpu() for y in outputs]

@@ -73,11 +73,13 @@ class Race:
             judged = self.judge.ask("judge", identity)
         except WorkerError as error:
             return self._give_up(outcome, f"no reference: {error}")
-        self._gate(entries, "build", identity, judged)
+        # Ours alone: it chooses by timing.
+        self._gate(_runs(entries, ours=True), entries, "build", identity, judged)
+        self._gate(_runs(entries, ours=False), entries, "build", identity, judged)
         if not _runs(entries, ours=True):
             return self._give_up(outcome, _why_not(entries))
         self._time(case, identity, outcome)
-        self._gate(entries, "check", judged)
+        self._gate(_runs(entries), entries, "check", judged)
         if not _runs(entries, ours=True):
             return self._give_up(outcome, _why_not(entries))
         for name in _runs(entries, ours=True):
@@ -99,9 +101,8 @@ class Race:
             entries[name] = Entry(ours, status, absent, version)
         return entries
 
-    def _gate(self, entries, *request):
-        """Lets every contender answer `request` with the Verdict on its output."""
-        names = _runs(entries)
+    def _gate(self, names, entries, *request):
+        """Lets these contenders answer `request` with the Verdicts on their outputs."""
         for name, answer in ask_all({n: (self.team[n], request) for n in names}).items():
             verdict, error = answer
             if verdict:

@@ -44,40 +44,45 @@ def _packed(x, weight, *args):
 
 def _fake(x, weight, *args):
     op = "depthwise_separable_inference"
+    shape = _between(op, x, weight, *args[12:])
     pointwise = args[5]
     check_companion(op, "pointwise_weight", pointwise, x)
     sizes, channels = pointwise.shape, _channels(weight)
     fits = len(sizes) == 4 and sizes[0] > 0 and sizes[1:] == (channels, 1, 1)
     check(fits, op, "pointwise_weight", f"shape {list(sizes)}", f"(O, {channels}, 1, 1)")
     channels_last = output_is_channels_last(x, weight) or is_channels_last(pointwise)
-    return _result(op, channels_last, x, weight, *args[:5], sizes[0], *args[6:])
+    return _result(op, x, shape, channels_last, *args[:4], sizes[0], *args[6:12])
 
 
 def _fake_packed(x, weight, *args):
     op = "depthwise_separable_packed_inference"
     panels, out_channels = args[5:7]
+    shape = _between(op, x, weight, *args[13:])
     check(out_channels > 0, op, "out_channels", out_channels, "at least 1")
-    y = _result(op, True, x, weight, *args[:5], *args[6:])
     check_panels(op, panels, x, (out_channels, _channels(weight), 1, 1), 1)
-    return y
+    return _result(op, x, shape, True, *args[:4], out_channels, *args[7:13])
 
 
 def _channels(weight):
     return max(weight.shape[0], 1) if weight.dim() == 4 else 1
 
 
-def _result(op, channels_last, x, weight, gamma, beta, mean, var, eps, *args):
-    out_channels, *pointwise_norm, _, residual, stride, padding, dilation = args[:10]
-    channels = _channels(weight)
+def _between(op, x, weight, stride, padding, dilation, *activations):
+    """The shape of what the depthwise convolution gives."""
     check_operands(op, x, weight)
-    shape = output_shape(op, x.shape, weight.shape, stride, padding, dilation, channels)
-    kinds = dict(zip(("activation", "pointwise_activation"), args[10:], strict=True))
-    for name, kind in kinds.items():
+    geometry = (stride, padding, dilation, _channels(weight))
+    shape = output_shape(op, x.shape, weight.shape, *geometry)
+    for name, kind in zip(("activation", "pointwise_activation"), activations, strict=True):
         check(0 <= kind < len(KINDS), op, name, kind, "one of torchext.ops._activation")
     check(x.dim() == 4, op, "input", f"{x.dim()} dimensions", "4 (N, C, H, W)")
+    return shape
+
+
+def _result(op, x, shape, channels_last, gamma, beta, mean, var, out_channels, *args):
+    *pointwise_norm, _, residual = args
     norm = {"gamma": gamma, "beta": beta, "mean": mean, "var": var}
     for (name, vector), of_pointwise in zip(norm.items(), pointwise_norm, strict=True):
-        check_weight(op, name, x, vector, channels)
+        check_weight(op, name, x, vector, shape[1])
         check_weight(op, f"pointwise_{name}", x, of_pointwise, out_channels)
     shape = [shape[0], out_channels, *shape[2:]]
     if residual is not None:
