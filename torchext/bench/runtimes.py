@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import tempfile
+import typing
 
 import torch
 
@@ -17,6 +18,8 @@ class Runtime(Contender):
 
     module = package = ""
     dtypes = ("float32",)
+    # OpenMP would bind the main thread to a core, on which all of a runtime's own threads then run.
+    env: typing.ClassVar = {"OMP_PROC_BIND": "false"}
 
     def version(self, device):
         try:
