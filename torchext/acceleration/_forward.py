@@ -4,9 +4,7 @@ import copy
 import threading
 
 import torch
-from torch.nn.modules.module import _has_any_global_hook
 from torch.utils import _pytree as pytree
-from torch.utils.hooks import RemovableHandle
 
 from ..ops._op import _nothing_but_kernels
 from ._capture import NotCapturedError, capture, tidy
@@ -15,44 +13,28 @@ from ._layers import Trial, leave_layers, use_layers
 from ._lower import lower
 from ._raise import raise_to_aten
 from ._report import Report
+from ._stand_in import StandIn
 from ._timing import least_times
 
 MOST_SHAPES = 8  # of input for which code is kept; others run the model's own forward
 _BUILDING = threading.RLock()  # torch.export is for one thread at a time
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 
 
-class Accelerated:
+class Accelerated(StandIn):
     """Stands for `forward` in an accelerated copy of a model."""
 
+    KEPT = (*StandIn.KEPT, "dtype", "strict")
+
     def __init__(self, model, source, dtype, strict):
-        self.model, self.source, self.dtype, self.strict = model, source, dtype, strict
-        self.own = model.__dict__.get("forward")  # where the user has put another one in
+        super().__init__(model, source)
+        self.dtype, self.strict = dtype, strict
         self._forget()
 
-    def _forget(self):
+    def _forget(self):  # code is made again when it is needed
         self.report = self.model.torchext_report = Report(type(self.model).__name__)
         self._compiled = {}  # the call's key -> Compiled, or why there is none
-        self._tree = self._hooks_seen = self._hooked = None
+        self._tree = self._settings = None
         self._by_layers = False
-        self._settings = None
-
-    def __getstate__(self):  # for pickle and deepcopy: code is made again when it is needed
-        return {name: vars(self)[name] for name in ("model", "source", "dtype", "strict", "own")}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._forget()
-
-    def own_forward(self, *args, **kwargs):
-        if self.own is not None:
-            return self.own(*args, **kwargs)
-        return type(self.model).forward(self.model, *args, **kwargs)
 
     def __call__(self, *args, **kwargs):
         if torch.compiler.is_compiling():
@@ -88,14 +70,9 @@ class Accelerated:
             ]
         if self.model.training or any(m.training for _, _, m in self._tree if m is not None):
             return False
-        # Somebody has registered one somewhere, or may have removed it.
-        if self._hooked or RemovableHandle.next_id != self._hooks_seen:
-            self._hooked = [n for n, m in self.model.named_modules() if n and has_hooks(m)]
-            self._hooked += ["all modules"] if _has_any_global_hook() else []
-            self._hooks_seen = RemovableHandle.next_id
-            if self._hooked:
-                self.report.note(f"the model's own forward: hooks on {', '.join(self._hooked)}")
-        return not self._hooked
+        if hooked := self.hooked():
+            self.report.note(f"the model's own forward: hooks on {', '.join(hooked)}")
+        return not hooked
 
     def refresh(self):
         if self._settings != _settings_of(self.model):
@@ -257,10 +234,6 @@ def _settings_of(model):
         {name: value for name, value in vars(module).items() if isinstance(value, plain)}
         for module in model.modules()
     ]
-
-
-def has_hooks(module):
-    return any(getattr(module, name, None) for name in _HOOKS)
 
 
 def error_of(ours, expected):

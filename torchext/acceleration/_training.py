@@ -7,13 +7,13 @@ import operator
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.hooks import RemovableHandle
 
 from ..nn import functional as F
 from ..nn.normalisation import statistics_for
-from ._forward import error_of, has_hooks
+from ._forward import error_of
 from ._layers import Trial, leave_layers, use_layers
 from ._report import Report
+from ._stand_in import StandIn
 from ._timing import least_times
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -130,28 +130,18 @@ def _unchanged(model):
                 buffer.copy_(value)
 
 
-class Paired:
+class Paired(StandIn):
     """Stands for `forward` in a copy of a model that trains."""
 
+    KEPT = (*StandIn.KEPT, "_pairing")
+
     def __init__(self, model, source):
-        self.model, self.source, self.own = model, source, model.__dict__.get("forward")
+        super().__init__(model, source)
         self._pairing = True
         self._forget()
 
     def _forget(self):
-        self._graphs, self._hooks_seen, self._hooked = {}, None, False
-
-    def __getstate__(self):
-        return {name: vars(self)[name] for name in ("model", "source", "own", "_pairing")}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._forget()
-
-    def own_forward(self, *args, **kwargs):
-        if self.own is not None:
-            return self.own(*args, **kwargs)
-        return type(self.model).forward(self.model, *args, **kwargs)
+        self._graphs = {}
 
     def refresh(self):
         """Nothing is prepared."""
@@ -159,14 +149,10 @@ class Paired:
     def __call__(self, *args, **kwargs):
         if not self._pairing or kwargs or torch.compiler.is_compiling():
             return self.own_forward(*args, **kwargs)
-        modules = [m for m in self.model.modules() if m is not self.model]
-        if RemovableHandle.next_id != self._hooks_seen:
-            self._hooked = any(map(has_hooks, modules))
-            self._hooks_seen = RemovableHandle.next_id
-        if self._hooked or any(isinstance(x, fx.Proxy) for x in args):
+        if self.hooked() or any(isinstance(x, fx.Proxy) for x in args):
             return self.own_forward(*args)
         # Branches that a trace takes once for all: by modes and by which modules there are.
-        key = (self.model.training, *((id(m), m.training) for m in modules))
+        key = tuple((id(m), m.training) for m in self.model.modules())
         if key not in self._graphs:
             self._graphs[key] = paired(self.model, self.own_forward)
         graph = self._graphs[key]
