@@ -4,6 +4,8 @@ Importing never fails for want of a compiled library: `torchext info` tells what
 rest did not, and what has no kernel runs as plain PyTorch, with a notice.
 """
 
+import importlib
+
 from . import _compile_cache, _load
 from ._fallback import FallbackWarning
 from ._version import __version__
@@ -11,9 +13,9 @@ from ._version import __version__
 _load.load_libraries(__path__)
 _compile_cache.tag()
 
-from . import models, nn, ops  # noqa: E402  (the ops register what the libraries define)
+from . import nn, ops  # noqa: E402  (the ops register what the libraries define)
 from ._explain import explain  # noqa: E402
-from .acceleration import accelerate, refresh, restore, use  # noqa: E402
+from .ops._lazy import when_imported  # noqa: E402
 
 __all__ = [
     "FallbackWarning",
@@ -27,3 +29,35 @@ __all__ = [
     "restore",
     "use",
 ]
+
+_LATER = {  # name: where it is; what would make the import twice as long, and not everybody needs
+    "accelerate": "acceleration",
+    "models": "",
+    "refresh": "acceleration",
+    "restore": "acceleration",
+    "use": "acceleration",
+}
+
+
+def __getattr__(name):
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not _LATER[name]:
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__():
+    return sorted(globals().keys() | _LATER)
+
+
+def _backend(graph, example_inputs):
+    from .acceleration._backend import backend
+
+    return backend(graph, example_inputs)
+
+
+when_imported(
+    "torch._dynamo.backends.registry",
+    lambda registry: registry.register_backend(_backend, name="torchext"),
+)

@@ -5,15 +5,10 @@ import copy
 import torch
 from torch import nn
 
-from ..ops._lazy import when_imported
-from ._backend import backend
 from ._forward import Accelerated
-from ._training import Paired, for_training
+from ._stand_in import StandIn
+from ._training import for_training
 from ._use import use as use
-
-when_imported(
-    "torch._dynamo.backends.registry", lambda m: m.register_backend(backend, name="torchext")
-)
 
 MODES = ("inference", "training")
 
@@ -36,7 +31,7 @@ def accelerate(model, example=None, mode="inference", dtype=None, strict=False):
         raise TypeError(f"accelerate: model: got {type(model).__name__}, expected an nn.Module")
     if mode not in MODES:
         raise ValueError(f"accelerate: mode: got {mode!r}, expected one of {MODES}")
-    if isinstance(model.__dict__.get("forward"), (Accelerated, Paired)):
+    if isinstance(model.__dict__.get("forward"), StandIn):
         model = restore(model)
     fast, arguments = _twin(model), None if example is None else _arguments(example)
     if mode == "training":
@@ -65,7 +60,7 @@ def refresh(model):
 
 def _forward_of(function, model):
     forward = model.__dict__.get("forward") if isinstance(model, nn.Module) else None
-    if not isinstance(forward, (Accelerated, Paired)):
+    if not isinstance(forward, StandIn):
         raise TypeError(
             f"{function}: model: got {type(model).__name__}, expected one that accelerate made"
         )
