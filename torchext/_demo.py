@@ -1,6 +1,5 @@
 """`torchext demo`: models verified against plain PyTorch in float64, and timed beside it."""
 
-import time
 from functools import partial
 
 import torch
@@ -10,6 +9,7 @@ from ._command import Parser, print_json, print_table
 from ._layers import trace
 from ._model import on_meta, random_input
 from ._verify import Referee, sum_lengths, unlike
+from .acceleration._timing import least_times
 from .ops._op import disabled
 
 IMAGE = 1, 3, 224, 224
@@ -34,19 +34,6 @@ COLUMNS = {
 TIMED_S = 2  # of each case
 
 
-def best_times(functions, seconds):
-    """The least time of each, the functions taking turns so that noise meets all alike."""
-    best = [float("inf")] * len(functions)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for k, function in enumerate(functions):
-            function()
-            start = time.perf_counter()
-            function()
-            best[k] = min(best[k], time.perf_counter() - start)
-    return best
-
-
 @torch.inference_mode()
 def show(name):
     """Everything about one case, as plain data."""
@@ -62,7 +49,7 @@ def show(name):
         with disabled():
             referee.single(x)
 
-    ours_s, theirs_s = best_times([partial(model, x), theirs], TIMED_S)
+    ours_s, theirs_s = least_times([partial(model, x), theirs], TIMED_S)
     return {
         "model": name,
         "input": list(shape),

@@ -206,23 +206,17 @@ def _separable_candidates(build, first, second):
 # Layers that have an op of their own: ATen's target -> (target, args) of the node's arguments, or
 # None where there is no such op.
 def _max_pool2d(x, kernel, stride=(), padding=0, dilation=1, ceil_mode=False):
-    pairs = [_pair_of(v) for v in (kernel, stride or kernel, padding, dilation)]
+    pairs = [F._two(v) for v in (kernel, stride or kernel, padding, dilation)]
     return ops.max_pool2d_inference.default, (x, *pairs, ceil_mode)
 
 
 def _avg_pool2d(x, kernel, stride=(), padding=0, ceil_mode=False, counting=True, divisor=None):
-    pairs = [_pair_of(v) for v in (kernel, stride or kernel, padding)]
+    pairs = [F._two(v) for v in (kernel, stride or kernel, padding)]
     return ops.avg_pool2d_inference.default, (x, *pairs, ceil_mode, counting, divisor)
 
 
 def _adaptive_avg_pool2d(x, size):
-    return ops.adaptive_avg_pool2d_inference.default, (x, _pair_of(size))
-
-
-def _pair_of(value):
-    if isinstance(value, int):
-        return [value, value]
-    return list(value) * 2 if len(value) == 1 else list(value)
+    return ops.adaptive_avg_pool2d_inference.default, (x, F._two(size))
 
 
 def _layer_norm(x, shape, weight=None, bias=None, eps=1e-5, cudnn=False):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from ..ops._activation import DECOMPOSITIONS
+
 aten = torch.ops.aten
 
 
@@ -56,26 +58,14 @@ def _second(pair):
 
 
 # Products by ATen, and what may follow them.
-_ACTIVATIONS = {
-    "relu": torch.relu_,
-    "relu6": torch.nn.functional.relu6,
-    "leaky_relu": torch.nn.functional.leaky_relu,
-    "elu": torch.nn.functional.elu,
-    "silu": torch.nn.functional.silu,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
-    "sigmoid": torch.sigmoid_,
-    "tanh": torch.tanh_,
-    "hardswish": torch.nn.functional.hardswish,
-    "hardsigmoid": torch.nn.functional.hardsigmoid,
-}
+_IN_PLACE = {"relu": torch.relu_, "sigmoid": torch.sigmoid_, "tanh": torch.tanh_}
 
 
 def finish(y, residual, activation):
     """activation(y + residual), of a y that nobody else has."""
     if residual is not None:
         y = y.add_(residual)
-    return y if activation == "none" else _ACTIVATIONS[activation](y)
+    return _IN_PLACE.get(activation, DECOMPOSITIONS[activation])(y)
 
 
 def conv2d(x, weight, bias, residual, stride, padding, dilation, groups, activation):

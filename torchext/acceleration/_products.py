@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from ..nn import functional as F
 from ._capture import aten, batch_norm
 
 # ATen's activations by the kernels' names; a function of the node's other arguments says whether
@@ -61,7 +62,7 @@ class Product:
         defaults = ([1, 1], [0, 0], [1, 1], 1)
         given = self.node.args[3:]
         stride, padding, dilation, groups = (*given, *defaults[len(given) :])
-        return *(_two(v) for v in (stride, padding, dilation)), groups
+        return *(F._two(v) for v in (stride, padding, dilation)), groups
 
     @property
     def is_depthwise(self):
@@ -75,10 +76,6 @@ class Product:
         if self.is_linear:
             return False
         return self.weight_shape[2:] == (1, 1) and self.geometry() == ([1, 1], [0, 0], [1, 1], 1)
-
-
-def _two(value):
-    return list(value) * 2 if len(value) == 1 else list(value)
 
 
 def _value(node):

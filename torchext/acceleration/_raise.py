@@ -4,27 +4,18 @@ from torch import fx
 
 from ..ops._activation import KINDS
 from ._capture import aten, batch_norm
+from ._products import ACTIVATIONS
 
-_ACTIVATIONS = {
-    KINDS["relu"]: (aten.relu.default,),
-    KINDS["relu6"]: (aten.relu6.default,),
-    KINDS["leaky_relu"]: (aten.leaky_relu.default,),
-    KINDS["elu"]: (aten.elu.default,),
-    KINDS["silu"]: (aten.silu.default,),
-    KINDS["gelu"]: (aten.gelu.default,),
-    KINDS["gelu_tanh"]: (aten.gelu.default, "tanh"),
-    KINDS["sigmoid"]: (aten.sigmoid.default,),
-    KINDS["tanh"]: (aten.tanh.default,),
-    KINDS["hardswish"]: (aten.hardswish.default,),
-    KINDS["hardsigmoid"]: (aten.hardsigmoid.default,),
-}
+# By their numbers: of each target, the one that it is without other arguments.
+_ACTIVATIONS = {KINDS[name()]: target for target, name in ACTIVATIONS.items()}
 
 
 def _activation(emit, x, kind):
     if kind == KINDS["none"]:
         return x
-    target, *name = _ACTIVATIONS[kind]
-    return emit(target, x, **({"approximate": name[0]} if name else {}))
+    if kind == KINDS["gelu_tanh"]:
+        return emit(aten.gelu.default, x, approximate="tanh")
+    return emit(_ACTIVATIONS[kind], x)
 
 
 def _finish(emit, y, residual, activation):
