@@ -7,17 +7,23 @@ namespace {
 
 Strides weight_strides(const Tensor& weight) { return nchw_strides(weight); }
 
+// The rest of a convolution whose input and weights are set.
+Tensor finish(const char* op, Conv2d& p, const Tensor& x, const std::optional<Tensor>& bias,
+              const std::optional<Tensor>& residual, bool channels_last) {
+  std::optional<Tensor> dense_bias;
+  p.bias = bias_of(op, bias, p.O, x, dense_bias);
+  set_residual(op, p, residual, x);
+  Tensor y = set_result(op, p, x, channels_last);
+  if (y.numel() > 0) launch(p, Context(x).stream);
+  return y;
+}
+
 Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
               const std::optional<Tensor>& residual, const IntList& stride, const IntList& padding,
               const IntList& dilation, int64_t groups, int64_t activation) {
   const char* op = "conv2d";
   Conv2d p = convolution_of(op, x, weight, {stride, padding, dilation, groups}, activation);
-  std::optional<Tensor> dense_bias;
-  p.bias = bias_of(op, bias, p.O, x, dense_bias);
-  set_residual(op, p, residual, x);
-  Tensor y = set_result(op, p, x, output_is_channels_last(x, weight));
-  if (y.numel() > 0) launch(p, Context(x).stream);
-  return y;
+  return finish(op, p, x, bias, residual, output_is_channels_last(x, weight));
 }
 
 Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weight_size,
@@ -31,12 +37,7 @@ Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weigh
                               {stride, padding, dilation, groups}, activation);
   const Tensor dense = panels_of(op, panels, x, p);
   p.panels = dense.data_ptr();
-  std::optional<Tensor> dense_bias;
-  p.bias = bias_of(op, bias, p.O, x, dense_bias);
-  set_residual(op, p, residual, x);
-  Tensor y = set_result(op, p, x, x.dim() == 4);
-  if (y.numel() > 0) launch(p, Context(x).stream);
-  return y;
+  return finish(op, p, x, bias, residual, x.dim() == 4);
 }
 
 // The result of a fused activation, whose derivative gates grad_y; or none.

@@ -65,15 +65,19 @@ def _check_activation(op, activation):
     check(known, op, "activation", activation, "one of torchext.ops._activation")
 
 
-def _fake(x, weight, bias, residual, stride, padding, dilation, groups, activation):
-    op = "conv2d"
-    check_operands(op, x, weight)
-    shape = output_shape(op, x.shape, weight.shape, stride, padding, dilation, groups)
+def _check_epilogue(op, x, shape, bias, residual, activation):
     check_bias(op, bias, x, shape[-3])
     _check_activation(op, activation)
     if residual is not None:
         check_companion(op, "residual", residual, x)
         check_shape(op, "residual", residual.shape, shape)
+
+
+def _fake(x, weight, bias, residual, stride, padding, dilation, groups, activation):
+    op = "conv2d"
+    check_operands(op, x, weight)
+    shape = output_shape(op, x.shape, weight.shape, stride, padding, dilation, groups)
+    _check_epilogue(op, x, shape, bias, residual, activation)
     return empty_image(x, shape, output_is_channels_last(x, weight))
 
 
@@ -90,11 +94,7 @@ def _fake_packed(x, panels, weight_size, bias, residual, *args):
     check(len(weight_size) == 4, op, "weight_size", f"{len(weight_size)} values", 4)
     shape = output_shape(op, x.shape, weight_size, *args, groups)
     check_panels(op, panels, x, weight_size, groups)
-    check_bias(op, bias, x, shape[-3])
-    _check_activation(op, activation)
-    if residual is not None:
-        check_companion(op, "residual", residual, x)
-        check_shape(op, "residual", residual.shape, shape)
+    _check_epilogue(op, x, shape, bias, residual, activation)
     return empty_image(x, shape, x.dim() == 4)
 
 

@@ -93,13 +93,8 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
                      w_segments.data(),
                      nullptr,
                      false};
-  std::unique_ptr<Scratch> packed;
-  if (p.panels == nullptr) {
-    panels.few_columns = are_few_columns(panels, segments.length);
-    packed = std::make_unique<Scratch>(pack(panels));
-  } else {
-    panels.to = const_cast<void*>(p.panels);
-  }
+  panels.few_columns = p.panels == nullptr && are_few_columns(panels, segments.length);
+  const auto scratch = pack_or_use(panels, p.panels);
 
   cpu::Product product{};
   product.dtype = p.dtype;

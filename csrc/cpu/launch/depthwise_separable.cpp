@@ -55,12 +55,7 @@ void launch(const DepthwiseSeparable& p, void* stream) {
   const int64_t no_offset = 0;
   cpu::Panels panels{to.dtype,      1,          to.O,    1,    to.C, to.weight, 0, to.w_stride.n,
                      to.w_stride.c, &no_offset, nullptr, false};
-  std::unique_ptr<Scratch> packed;
-  if (to.panels == nullptr) {
-    packed = std::make_unique<Scratch>(pack(panels));
-  } else {
-    panels.to = const_cast<void*>(to.panels);
-  }
+  const auto scratch = pack_or_use(panels, to.panels);
   cpu::Product& product = separable.product;
   product.dtype = to.dtype;
   product.groups = 1, product.images = to.N, product.rows = to.OH, product.columns = to.OW;

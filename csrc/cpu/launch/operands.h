@@ -156,6 +156,13 @@ inline Scratch pack(cpu::Panels& p) {
   return scratch;
 }
 
+// Panels that were packed before, or else the weight's, packed into memory that is returned.
+inline std::unique_ptr<Scratch> pack_or_use(cpu::Panels& p, const void* packed) {
+  if (packed == nullptr) return std::make_unique<Scratch>(pack(p));
+  p.to = const_cast<void*>(packed);
+  return nullptr;
+}
+
 inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
   p.b = panels.to, p.few_columns = panels.few_columns;
   p.b_row = panel_columns(panels.dtype);
