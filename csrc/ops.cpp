@@ -18,6 +18,7 @@ STABLE_TORCH_LIBRARY(torchext, library) {
   library.def("conv2d(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
   library.def("conv2d_inference(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
   library.def("conv2d_packed_inference(Tensor input, Tensor panels, int[4] weight_size, Tensor? bias, Tensor? residual, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
+  library.def("conv2d_winograd_inference(Tensor input, Tensor panels, int out_channels, Tensor? bias, Tensor? residual, int[2] padding, int activation) -> Tensor");
   library.def("conv2d_backward_input(Tensor grad_y, Tensor? y, Tensor weight, SymInt[2] input_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation) -> Tensor");
   library.def("conv2d_backward_weight(Tensor grad_y, Tensor? y, Tensor x, int[2] kernel_size, bool channels_last, int[2] stride, int[2] padding, int[2] dilation, int groups, int activation, bool of_bias) -> (Tensor, Tensor)");
   library.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, int groups, int[2] dilation) -> Tensor");

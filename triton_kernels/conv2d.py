@@ -13,6 +13,7 @@ import triton.language as tl
 from torchext.ops import OPS
 from torchext.ops._packed import unpack
 from torchext.ops._pool2d import is_channels_last
+from torchext.ops._winograd import unpack_winograd
 
 from ._activation import activate
 from ._conv2d import (
@@ -244,6 +245,14 @@ def conv2d_packed(x, panels, weight_size, bias, residual, *rest):
     return y
 
 
+def conv2d_winograd(x, panels, out_channels, bias, residual, padding, activation):
+    op = OPS["conv2d_winograd_inference"]
+    y = op.fake(x, panels, out_channels, bias, residual, padding, activation)
+    weight = unpack_winograd(panels, out_channels, x.shape[1], x.dtype)
+    convolve(x, weight, y, [1, 1], padding, [1, 1], 1, bias, residual, activation)
+    return y
+
+
 def conv2d_backward_input(grad_y, y, weight, input_size, channels_last, *arguments):
     op = OPS["conv2d_backward_input"]
     grad_x = op.fake(grad_y, y, weight, input_size, channels_last, *arguments)
@@ -264,5 +273,6 @@ KERNELS = {
     "conv2d": conv2d,
     "conv2d_inference": conv2d,
     "conv2d_packed_inference": conv2d_packed,
+    "conv2d_winograd_inference": conv2d_winograd,
     "conv2d_backward_input": conv2d_backward_input,
 }

@@ -20,6 +20,7 @@
 #include "recurrent.h"
 #include "separable.h"
 #include "window_bias.h"
+#include "winograd.h"
 
 namespace torchext {
 namespace cpu {
@@ -128,6 +129,7 @@ using cpu::RecurrentStepBackward;
 using cpu::Separable;
 using cpu::WindowBias;
 using cpu::WindowBiasGradient;
+using cpu::Winograd;
 CPU_KERNEL(ChannelMoments)
 CPU_KERNEL(ChannelSums)
 CPU_KERNEL(ChannelAffine)
@@ -150,6 +152,7 @@ CPU_KERNEL(LayerNormRows)
 CPU_KERNEL(RecurrentStep)
 CPU_KERNEL(RecurrentStepBackward)
 CPU_KERNEL(Separable)
+CPU_KERNEL(Winograd)
 
 }  // namespace torchext
 

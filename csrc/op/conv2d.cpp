@@ -8,7 +8,8 @@ namespace {
 Strides weight_strides(const Tensor& weight) { return nchw_strides(weight); }
 
 // The rest of a convolution whose input and weights are set.
-Tensor finish(const char* op, Conv2d& p, const Tensor& x, const std::optional<Tensor>& bias,
+template <class P>
+Tensor finish(const char* op, P& p, const Tensor& x, const std::optional<Tensor>& bias,
               const std::optional<Tensor>& residual, bool channels_last) {
   std::optional<Tensor> dense_bias;
   p.bias = bias_of(op, bias, p.O, x, dense_bias);
@@ -35,9 +36,23 @@ Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weigh
         " values, expected 4");
   Conv2d p = convolution_over(op, x, Dims(weight_size.data(), 4),
                               {stride, padding, dilation, groups}, activation);
-  const Tensor dense = panels_of(op, panels, x, p);
+  const Tensor dense = panels_of(op, panels, x, p, mul(op, "panels", p.h.kernel, p.w.kernel));
   p.panels = dense.data_ptr();
   return finish(op, p, x, bias, residual, x.dim() == 4);
+}
+
+Tensor conv2d_winograd(const Tensor& x, const Tensor& panels, int64_t out_channels,
+                       const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                       const IntList& padding, int64_t activation) {
+  const char* op = "conv2d_winograd_inference";
+  check_tensor(op, "input", x);
+  CHECK(x.dim() == 4, op, ": input: got ", x.dim(), " dimensions, expected 4");
+  const IntList one{1, 1};
+  const int64_t size[] = {out_channels, x.size(1), 3, 3};
+  Conv2dWinograd p{convolution_over(op, x, Dims(size, 4), {one, padding, one, 1}, activation)};
+  const Tensor dense = panels_of(op, panels, x, p, kWinogradPoints);
+  p.panels = dense.data_ptr();
+  return finish(op, p, x, bias, residual, true);
 }
 
 // The result of a fused activation, whose derivative gates grad_y; or none.
@@ -189,6 +204,7 @@ REGISTER_KERNELS(library) {
   library.impl("conv2d", TORCH_BOX(&conv2d));
   library.impl("conv2d_inference", TORCH_BOX(&conv2d));
   library.impl("conv2d_packed_inference", TORCH_BOX(&conv2d_packed));
+  library.impl("conv2d_winograd_inference", TORCH_BOX(&conv2d_winograd));
   library.impl("conv2d_backward_input", TORCH_BOX(&conv2d_backward_input));
   library.impl("conv2d_backward_weight", TORCH_BOX(&conv2d_backward_weight));
   library.impl("conv_transpose2d", TORCH_BOX(&conv_transpose2d));

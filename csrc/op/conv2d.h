@@ -24,6 +24,11 @@ struct Conv2d : Conv2dShape {
   const void *scale, *shift;  // [O], of the type computed in: sums * scale + shift; or null
 };
 
+// 3 x 3 taps, stride 1; `panels` has the weight's values at ../cpu/winograd.h's points in place of
+// its taps. C and O are in one group.
+struct Conv2dWinograd : Conv2d {};
+constexpr int64_t kWinogradPoints = 36;
+
 struct Conv2dBackwardInput : Conv2dShape {
   const void *grad_y, *y, *weight, *bias;  // y: what an activation returned, or null; bias: or null
   void* grad_x;
@@ -39,6 +44,7 @@ struct Conv2dBackwardWeight : Conv2dShape {
 };
 
 void launch(const Conv2d& p, void* stream);
+void launch(const Conv2dWinograd& p, void* stream);
 void launch(const Conv2dBackwardInput& p, void* stream);
 void launch(const Conv2dBackwardWeight& p, void* stream);
 

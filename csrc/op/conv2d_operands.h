@@ -52,9 +52,9 @@ inline Conv2d convolution_of(const char* op, const Tensor& x, const Tensor& weig
   return p;
 }
 
-// Weights that were packed before: torchext/ops/_packed.py says how.
-inline Tensor panels_of(const char* op, const Tensor& panels, const Tensor& x,
-                        const Conv2dShape& p) {
+// Weights of so many taps that were packed before: torchext/ops/_packed.py says how.
+inline Tensor panels_of(const char* op, const Tensor& panels, const Tensor& x, const Conv2dShape& p,
+                        int64_t taps) {
   check_tensor(op, "panels", panels);
   const bool wide = p.dtype == DType::f64;
   CHECK(panels.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), op,
@@ -63,9 +63,7 @@ inline Tensor panels_of(const char* op, const Tensor& panels, const Tensor& x,
         torch::headeronly::toString(x.scalar_type()));
   const int64_t columns = wide ? 16 : 32, blocks = (p.O / p.groups - 1) / columns + 1;
   int64_t rows = p.groups;
-  for (const int64_t size : {blocks, p.C / p.groups, p.h.kernel, p.w.kernel}) {
-    rows = mul(op, "panels", rows, size);
-  }
+  for (const int64_t size : {blocks, p.C / p.groups, taps}) rows = mul(op, "panels", rows, size);
   const int64_t expected[] = {add(op, "panels", rows, 1), columns};
   check_shape(op, "panels", sizes_of(panels), Dims(expected, 2));
   return torch::stable::contiguous(panels);

@@ -94,7 +94,7 @@ Tensor depthwise_separable_packed(const Tensor& x, const Tensor& weight, const O
   CHECK(out_channels > 0, op, ": out_channels: got ", out_channels, ", expected at least 1");
   Optional dense;
   const auto set_weight = [&](Conv2d& to) {
-    dense = panels_of(op, panels, x, to);
+    dense = panels_of(op, panels, x, to, 1);
     to.panels = dense->data_ptr();
     return true;
   };

@@ -27,6 +27,7 @@ class Spec:
     impulses   (case) -> whether zeros and ones do
     repeats    equal inputs leave more than rounding errors: layouts that repeat them are fuzzed
     reordered  layouts may add up in another order: the same bits only where sums are exact
+    mixes      an infinity makes NaN of outputs that don't depend on it
     slack      times torch's own error that is allowed: 3 for gradients of weights
     """
 
@@ -37,6 +38,7 @@ class Spec:
     impulses: Callable = lambda case: True
     repeats: bool = True
     reordered: bool = False
+    mixes: bool = False
     slack: int = 2
 
 

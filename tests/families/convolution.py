@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import torch
 
 from torchext.ops._packed import pack
+from torchext.ops._winograd import pack_winograd
 
 from .case import Case, Spec, pair, with_layout
 
@@ -67,6 +68,10 @@ ODD = [
 CASES = (*MODELS, *ODD)
 
 
+def _never(case):
+    return False
+
+
 def _terms(shape, weight, *rest):
     return math.prod(weight[1:]) + 2
 
@@ -93,6 +98,26 @@ def _forward(values, x, weight, extras, *rest):
 def _packed(values, x, weight, *rest):
     x, w, bias, residual, *rest = _forward(values, x, weight, *rest)
     return x, pack(w, rest[-2]), list(weight), bias, residual, *rest
+
+
+def _suits_winograd(case):
+    weight, _, stride, _, dilation, groups, _ = case.arguments
+    ones = (tuple(stride), tuple(dilation), groups) == ((1, 1), (1, 1), 1)
+    return tuple(weight[2:]) == (3, 3) and ones and len(case.shape) == 4
+
+
+WINOGRAD = (
+    *filter(_suits_winograd, CASES),
+    _conv("one-output", (1, 3, 3, 3), 2, 3),
+    _conv("primes", (2, 19, 11, 17), 67, 3, 1, (2, 0), extras="br", act=RELU),
+    _conv("many-panels", (1, 40, 10, 6), 130, 3, 1, 1, extras="b", layout="channels_last"),
+    _conv("many-blocks", (3, 70, 23, 30), 33, 3, 1, 1, extras="r", layout="channels_last"),
+)
+
+
+def _winograd(values, x, weight, *rest):
+    x, w, bias, residual, _, padding, _, _, act = _forward(values, x, weight, *rest)
+    return x, pack_winograd(w), weight[0], bias, residual, padding, act
 
 
 def _gate(values, shape, act):
@@ -159,6 +184,17 @@ SPECS = {
     "conv2d": Spec(CASES, _forward, _terms, reordered=True),
     "conv2d_inference": Spec(CASES, _forward, _terms, reordered=True),
     "conv2d_packed_inference": Spec(CASES, _packed, _terms, reordered=True),
+    # Its points are no integers, and 10 times torch's error is what precision="fast" admits.
+    "conv2d_winograd_inference": Spec(
+        WINOGRAD,
+        _winograd,
+        lambda *args: 100 * _terms(*args),
+        exact=_never,
+        impulses=_never,
+        mixes=True,
+        reordered=True,
+        slack=10,
+    ),
     "conv2d_backward_input": Spec(
         CASES, _backward_input, lambda s, w, *r: w[0] * math.prod(w[2:]), reordered=True
     ),
@@ -192,6 +228,13 @@ def _conv2d_packed(x=(2, 4, 8, 8), weight=(6, 4, 3, 3), bias=(6,), residual=None
     panels = _ones(rest.pop("panels", (37, 32)), **rest.pop("kind", {}))
     tensors = panels, list(weight), _ones(bias), _ones(residual)
     return "conv2d_packed_inference", (_ones(x), *tensors, *_rest(**rest))
+
+
+def _winograd_call(x=(2, 4, 8, 8), bias=(6,), residual=None, **rest):
+    panels = _ones(rest.pop("panels", (145, 32)), **rest.pop("kind", {}))
+    padding, out, act = rest.get("padding", (0, 0)), rest.get("out", 6), rest.get("act", 0)
+    tensors = panels, out, _ones(bias), _ones(residual)
+    return "conv2d_winograd_inference", (_ones(x), *tensors, padding, act)
 
 
 def _to_input(grad=(2, 6, 6, 6), y=None, weight=(6, 4, 3, 3), size=(8, 8), kind=None, **rest):
@@ -251,6 +294,18 @@ REFUSED = [
     ("packed: bias of another size", "bias", _conv2d_packed(bias=(4,))),
     ("packed: residual of another shape", "residual", _conv2d_packed(residual=(2, 6, 1, 1))),
     ("packed: activation 99", "activation", _conv2d_packed(act=99)),
+    ("winograd: unbatched", "input", _winograd_call(x=(4, 8, 8))),
+    ("winograd: few panels", "panels", _winograd_call(panels=(37, 32))),
+    ("winograd: panels in double", "panels", _winograd_call(kind={"dtype": torch.float64})),
+    ("winograd: panels without data", "panels", _winograd_call(kind={"device": "meta"})),
+    ("winograd: other channels", "panels", _winograd_call(x=(2, 5, 8, 8))),
+    ("winograd: no outputs", "weight", _winograd_call(out=0)),
+    ("winograd: huge outputs", "panels", _winograd_call(out=HUGE, bias=None)),
+    ("winograd: padding -1", "padding", _winograd_call(padding=(-1, 0))),
+    ("winograd: kernel over the input", "weight", _winograd_call(x=(2, 4, 2, 8))),
+    ("winograd: bias of another size", "bias", _winograd_call(bias=(4,))),
+    ("winograd: residual of another shape", "residual", _winograd_call(residual=(2, 6, 1, 1))),
+    ("winograd: activation 99", "activation", _winograd_call(act=99)),
     ("groups of other channels", "input", _conv2d(groups=2)),
     ("other channels", "input", _conv2d(x=(2, 5, 8, 8))),
     ("no channels", "input", _conv2d(x=(2, 0, 8, 8))),
@@ -356,4 +411,20 @@ def _transposes(draw, most):
     return shape, (weight, stride, padding, more, groups, dilation)
 
 
-FUZZED = {op: _transposes if op.startswith("conv_transpose") else _convs for op in SPECS}
+@st.composite
+def _winograds(draw, most):
+    c, o, *_ = draw(_layers(most))
+    padding = [draw(st.integers(0, 3)) for _ in range(2)]
+    sizes = [draw(st.integers(max(1, 3 - 2 * p), 3 + min(9, most + 2))) for p in padding]
+    shape = (draw(st.integers(0, 3)), c, *sizes)
+    extras, act = draw(st.sampled_from(["", "b", "r", "br"])), draw(st.sampled_from([0, RELU]))
+    return shape, ((o, c, 3, 3), extras, [1, 1], padding, [1, 1], 1, act)
+
+
+def _strategy(op):
+    if "winograd" in op:
+        return _winograds
+    return _transposes if op.startswith("conv_transpose") else _convs
+
+
+FUZZED = {op: _strategy(op) for op in SPECS}

@@ -19,6 +19,7 @@ from ._conv2d import (
 from ._op import Op, check
 from ._packed import check_panels, unpack
 from ._pool2d import check_dtype, check_pair, is_channels_last
+from ._winograd import SIDE, unpack_winograd
 
 aten = torch.ops.aten
 
@@ -96,6 +97,23 @@ def _fake_packed(x, panels, weight_size, bias, residual, *args):
     check_panels(op, panels, x, weight_size, groups)
     _check_epilogue(op, x, shape, bias, residual, activation)
     return empty_image(x, shape, x.dim() == 4)
+
+
+def _conv2d_winograd(x, panels, out_channels, bias, residual, padding, activation):
+    weight = unpack_winograd(panels, out_channels, x.shape[1], x.dtype)
+    y = _conv2d(x, weight, bias, residual, [1, 1], padding, [1, 1], 1, activation)
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def _fake_winograd(x, panels, out_channels, bias, residual, padding, activation):
+    op = "conv2d_winograd_inference"
+    check_dtype(op, "input", x)
+    check(x.dim() == 4, op, "input", f"{x.dim()} dimensions", 4)
+    size = (out_channels, x.shape[1], 3, 3)
+    shape = output_shape(op, x.shape, size, [1, 1], padding, [1, 1], 1)
+    check_panels(op, panels, x, (*size[:2], SIDE, SIDE), 1)
+    _check_epilogue(op, x, shape, bias, residual, activation)
+    return empty_image(x, shape, True)
 
 
 def _check_gate(op, grad_y, y, activation):
@@ -209,6 +227,16 @@ conv2d_packed_inference = Op(
     constants=("panels",),
     batched=("input", "residual"),
     flops=lambda x, panels, size, *args: _flops_forward(x, size, *args),
+)
+conv2d_winograd_inference = Op(
+    name="conv2d_winograd_inference",
+    decomposition=_conv2d_winograd,
+    fake=_fake_winograd,
+    constants=("panels",),
+    batched=("input", "residual"),
+    flops=lambda x, panels, out, bias, residual, padding, activation: _flops_forward(
+        x, (out, x[1], 3, 3), bias, residual, [1, 1], padding, [1, 1], 1, activation
+    ),
 )
 conv2d = Op(name="conv2d", save=_save, backward=_conv2d_gradients, **_COMMON)
 conv2d_backward_input = Op(

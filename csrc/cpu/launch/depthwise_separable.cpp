@@ -12,27 +12,6 @@ namespace torchext {
 
 void launch(const cpu::Separable& p, void* stream);
 
-namespace {
-
-// The calling thread's own memory, kept for its next pieces.
-void* workspace(int64_t bytes) {
-  struct Kept {
-    ~Kept() { std::free(start); }
-    void* start = nullptr;
-    int64_t bytes = 0;
-  };
-  thread_local Kept kept;
-  if (kept.bytes < bytes) {
-    std::free(kept.start);
-    kept.bytes = (bytes + 63) / 64 * 64;
-    kept.start = std::aligned_alloc(64, kept.bytes);
-    if (kept.start == nullptr) kept.bytes = 0;
-  }
-  return kept.start;
-}
-
-}  // namespace
-
 void launch(const DepthwiseSeparable& p, void* stream) {
   const Conv2d &from = p.depthwise, &to = p.pointwise;
   const FilterInput x(from, from.x, from.x_stride);
@@ -42,7 +21,7 @@ void launch(const DepthwiseSeparable& p, void* stream) {
 
   bool out_of_memory = false;
   cpu::Separable separable{};
-  separable.workspace = workspace;
+  separable.workspace = cpu::thread_memory;
   separable.out_of_memory = &out_of_memory;
   cpu::Depthwise& filter = separable.depthwise;
   x.set(filter);

@@ -86,4 +86,22 @@ class Scratch {
   Block memory_;
 };
 
+// The calling thread's own memory, kept for its next pieces; null where there is none left: kernels
+// don't throw.
+inline void* thread_memory(int64_t bytes) {
+  struct Kept {
+    ~Kept() { std::free(start); }
+    void* start = nullptr;
+    int64_t bytes = 0;
+  };
+  thread_local Kept kept;
+  if (kept.bytes < bytes) {
+    std::free(kept.start);
+    kept.bytes = (bytes + 63) / 64 * 64;
+    kept.start = std::aligned_alloc(64, kept.bytes);
+    if (kept.start == nullptr) kept.bytes = 0;
+  }
+  return kept.start;
+}
+
 }  // namespace torchext::cpu

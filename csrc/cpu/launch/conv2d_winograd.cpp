@@ -1,0 +1,61 @@
+// conv2d by Winograd's method: images laid out as for other products, where they are not already.
+#include <new>
+
+#include "../../op/conv2d.h"
+#include "../winograd.h"
+#include "operands.h"
+
+namespace torchext {
+
+void launch(const cpu::Winograd& p, void* stream);
+
+namespace {
+
+// An image of these sizes with adjacent channels, of the type computed in.
+Laid channels_last(DType dtype, int64_t N, int64_t C, int64_t H, int64_t W, const void* x,
+                   const Strides& stride) {
+  cpu::Image image{};
+  image.dtype = dtype;
+  image.N = N, image.C = C;
+  image.H = image.rows = H, image.W = image.columns = W;
+  image.step_h = image.step_w = 1;
+  image.x = x, image.x_stride = stride;
+  return lay_out(image, true);
+}
+
+}  // namespace
+
+void launch(const Conv2dWinograd& p, void* stream) {
+  const Laid x = channels_last(p.dtype, p.N, p.C, p.H, p.W, p.x, p.x_stride);
+  Laid residual{};
+  cpu::Winograd winograd{};
+  winograd.dtype = p.dtype;
+  winograd.images = p.N, winograd.H = p.H, winograd.W = p.W, winograd.OH = p.OH;
+  winograd.OW = p.OW, winograd.top = p.h.padding, winograd.left = p.w.padding;
+  winograd.x = x.data, winograd.x_stride = {x.n, 1, x.row, x.column};
+  if (p.residual != nullptr) {
+    residual = channels_last(p.dtype, p.N, p.O, p.OH, p.OW, p.residual, p.residual_stride);
+    winograd.residual = residual.data;
+    winograd.residual_stride = {residual.n, 1, residual.row, residual.column};
+  }
+  winograd.y = p.y, winograd.y_stride = p.y_stride;
+  winograd.bias = p.bias, winograd.activation = p.activation;
+  bool out_of_memory = false;
+  winograd.workspace = cpu::thread_memory;
+  winograd.out_of_memory = &out_of_memory;
+
+  const int64_t no_offset = 0;
+  cpu::Product& product = winograd.product;
+  product.dtype = compute_dtype(p.dtype);
+  product.groups = kWinogradPoints, product.images = 1, product.rows = 1;
+  product.segments = 1, product.K = p.C, product.N = p.O;
+  product.a_segment = &no_offset;
+  product.b = p.panels;
+  product.b_row = panel_columns(p.dtype);
+  product.b_group = p.C * product.b_row;
+  product.b_panel = kWinogradPoints * product.b_group;
+  launch(winograd, stream);
+  if (out_of_memory) throw std::bad_alloc();
+}
+
+}  // namespace torchext
