@@ -4,6 +4,7 @@ import collections
 import copy
 import pickle
 import threading
+import time
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchext
-from torchext.acceleration import _forward
+from torchext.acceleration import _forward, _layers, _tuning
 from torchext.acceleration._attention import pack_attention
 from torchext.acceleration._capture import capture, tidy
 from torchext.acceleration._lower import lower
+from torchext.acceleration._places import Candidate, Place
 from torchext.acceleration._raise import raise_to_aten
 
 IMAGE = (2, 8, 12, 12)
@@ -25,11 +27,9 @@ def _deterministic(monkeypatch):
     """A seed, and no race whose end depends on the machine: candidates and fused code win."""
     torch.manual_seed(0)
     monkeypatch.setattr(_forward, "least_times", lambda functions: [1.0] * len(functions))
-    for module in ("_compiled", "_layers"):
-        monkeypatch.setattr(
-            f"torchext.acceleration.{module}.least_times",
-            lambda functions: (1.0,) * len(functions),
-        )
+    monkeypatch.setattr(_layers, "least_times", lambda functions: (1.0,) * len(functions))
+    monkeypatch.setattr(_tuning, "choice", lambda times: 0)
+    monkeypatch.setattr(_tuning, "MOST_SECONDS", 0)
 
 
 def settled(model):
@@ -48,7 +48,7 @@ def places(model, *args):
     program = capture(model, args, {}, model)
     raise_to_aten(program.graph)
     tidy(program.graph)
-    return sorted(place.what for place in lower(program))
+    return sorted(place.what for place in lower(program, "fast"))
 
 
 def assert_same(ours, theirs):
@@ -243,22 +243,55 @@ def test_patterns(name):
         assert_same(fast(*inputs), model(*inputs))
 
 
-@pytest.mark.parametrize("candidate", range(4))
+@pytest.mark.parametrize("candidate", range(5))
 def test_every_candidate_is_right(candidate, monkeypatch):
     """Whatever a machine finds the fastest."""
-
-    def chosen(functions):
-        for function in functions:
-            function()
-        return tuple(0.0 if i == candidate else 1.0 for i in range(len(functions)))
-
-    monkeypatch.setattr("torchext.acceleration._compiled.least_times", chosen)
+    monkeypatch.setattr(_tuning, "choice", lambda times: min(candidate, len(times) - 1))
     for name, (make, shapes, _) in PATTERNS.items():
         model, inputs = settled(make()), [torch.randn(shape) for shape in shapes]
         with torch.no_grad():
             fast = torchext.accelerate(model, tuple(inputs), strict=True)
             assert_same(fast(*inputs), model(*inputs))
             assert not fast.torchext_report.notes, name
+
+
+def test_the_fastest_candidate_is_chosen(monkeypatch):
+    """In turns, each where it stands; places alike share their times, and a tie is no reason."""
+    monkeypatch.undo()
+    x, graph, ran = torch.randn(4), torch.fx.Graph(), []
+    source = graph.placeholder("x")
+
+    def slow(x, seconds):
+        ran.append(seconds)
+        time.sleep(seconds)
+        return x + 1
+
+    def place(source, *seconds):
+        node = graph.call_function(slow, (source, 0.0))
+        candidates = [Candidate(str(s), slow, (source, s)) for s in seconds]
+        return Place("", "", node, candidates)
+
+    first = place(source, 0.02, 0.001)
+    second = place(first.node, 0.02, 0.001)
+    third = place(second.node, 0.0, 0.01, 0.0)
+    graph.output(third.node)
+    _tuning.tune(graph, [first, second, third], {source: x})
+    assert [p.chosen for p in (first, second, third)] == [1, 1, 0]
+    assert first.times == second.times
+    assert [first.node.args, third.node.args] == [(source, 0.001), (second.node, 0.0)]
+    assert ran[:9] == [0.02, 0.02, 0.0, 0.001, 0.001, 0.01, 0.02, 0.02, 0.0]
+
+
+def test_strict_precision_adds_up_directly():
+    model, x = settled(Residual()), torch.randn(IMAGE)
+    names = {}
+    for precision in ("fast", "strict"):
+        program = capture(model, (x,), {}, model)
+        tidy(program.graph)
+        places = lower(program, precision)
+        names[precision] = {c.name for place in places for c in place.candidates}
+    assert names["fast"] - names["strict"] == {"torchext, Winograd"}
+    assert torchext.accelerate(model, x, precision="strict").torchext_report.error is not None
 
 
 def _timms(m, x):
@@ -587,6 +620,7 @@ def test_threads_share_a_model():
     [
         (lambda: torchext.accelerate(F.relu), "accelerate: model: got function"),
         (lambda: torchext.accelerate(nn.ReLU(), mode="fast"), "accelerate: mode: got 'fast'"),
+        (lambda: torchext.accelerate(nn.ReLU(), precision=32), "accelerate: precision: got 32"),
         (lambda: torchext.restore(nn.ReLU()), "restore: model: got ReLU"),
         (lambda: torchext.refresh(None), "refresh: model: got NoneType"),
     ],

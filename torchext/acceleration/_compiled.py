@@ -7,7 +7,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from ._lower import constants_of
-from ._timing import least_times
+from ._tuning import evaluate, tune
 
 
 class Compiled:
@@ -37,8 +37,7 @@ class Compiled:
     def prepare(self):
         """Generates the code, once the candidates are chosen."""
         self.graph.eliminate_dead_code()
-        constants = constants_of(self.graph, self.program.sources)
-        self._constants = [node for node in self.graph.nodes if node in constants]
+        self._constants = constants = constants_of(self.graph, self.program.sources)
         users = ((node, user) for node in self._constants for user in node.users)
         self._roots = list(dict.fromkeys(node for node, user in users if user not in constants))
         run, env = fx.Graph(), {}
@@ -60,18 +59,22 @@ class Compiled:
         if others or [x._version for x in self._counted] != self._versions:
             self.refresh()
 
+    def _evaluated(self, constants):
+        env = {}
+        for node, tensor in zip(self.program.sources, self.sources(), strict=True):
+            env[node] = self._cast(tensor.detach())
+        for node in constants:
+            if node not in env:
+                env[node] = evaluate(node, env)
+        return env
+
     def _cast(self, x):
         return x.to(self.dtype) if self.dtype is not None and x.is_floating_point() else x
 
     def refresh(self):
         """Prepares the weights anew."""
         with torch.no_grad():
-            env = {}
-            for node, tensor in zip(self.program.sources, self.sources(), strict=True):
-                env[node] = self._cast(tensor.detach())
-            for node in self._constants:
-                if node not in env:
-                    env[node] = evaluate(node, env)
+            env = self._evaluated(self._constants)
             self._values = [env[node] for node in self._roots]
             self.seen = self.sources()
             self._counted = [x for x in self.seen if not x.is_inference()]
@@ -89,69 +92,13 @@ class Compiled:
             outputs = self._function(*tensors, *self._values)
         return pytree.tree_unflatten(outputs, self.program.out_spec)
 
-    # The choice among candidates.
-
     def tune(self, tensors):
-        """Runs the graph on these inputs, and gives each place the fastest of its candidates."""
-        known = {}
+        """Chooses among the places' candidates, on these inputs."""
         with torch.no_grad():
+            constants = constants_of(self.graph, self.program.sources)
             env = dict(zip(self.program.inputs, map(self._cast, tensors), strict=True))
-            for node, tensor in zip(self.program.sources, self.sources(), strict=True):
-                env[node] = self._cast(tensor.detach())
-            places = {place.node: place for place in self.places}
-            last_use = _last_uses(self.graph, self.places)
-            for node in self.graph.nodes:
-                if node.op != "call_function":
-                    continue
-                if node in places:
-                    _tune_place(places[node], env, known)
-                env[node] = evaluate(node, env)
-                for done in last_use.get(node, ()):
-                    env.pop(done, None)
+            tune(self.graph, self.places, env | self._evaluated(constants))
 
 
 def _in_format(x, contiguous):
     return x.contiguous() if contiguous else x.contiguous(memory_format=torch.channels_last)
-
-
-def evaluate(node, env):
-    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    return node.target(*args, **kwargs)
-
-
-def _last_uses(graph, places):
-    """For each node, the values that nobody needs after it; candidates' arguments are needed by
-    their place."""
-    wanted = {place.node: [c.args for c in place.candidates] for place in places}
-    last = {}
-    for node in graph.nodes:
-        fx.map_arg(
-            (node.args, node.kwargs, wanted.get(node, ())),
-            lambda n, node=node: last.update({n: node}),
-        )
-    uses = {}
-    for value, user in last.items():
-        uses.setdefault(user, []).append(value)
-    return uses
-
-
-def _tune_place(place, env, known):
-    """Chooses a place's candidate; places alike are measured once."""
-    calls = []
-    for candidate in place.candidates:
-        calls.append((candidate.target, fx.map_arg(candidate.args, env.__getitem__)))
-    key = repr([(str(target), _signature(args)) for target, args in calls])
-    if key not in known:
-        known[key] = least_times([lambda t=t, a=a: t(*a) for t, a in calls])
-    place.times = known[key]
-    best = min(range(len(calls)), key=lambda i: place.times[i])
-    place.choose(best if place.times[best] < 0.97 * place.times[0] else 0)
-
-
-def _signature(args):
-    return [
-        (tuple(a.shape), str(a.dtype), a.layout == torch.strided and a.stride())
-        if isinstance(a, torch.Tensor)
-        else str(a)
-        for a in args
-    ]

@@ -23,11 +23,11 @@ _BUILDING = threading.RLock()  # torch.export is for one thread at a time
 class Accelerated(StandIn):
     """Stands for `forward` in an accelerated copy of a model."""
 
-    KEPT = (*StandIn.KEPT, "dtype", "strict")
+    KEPT = (*StandIn.KEPT, "dtype", "strict", "precision")
 
-    def __init__(self, model, source, dtype, strict):
+    def __init__(self, model, source, dtype, strict, precision):
         super().__init__(model, source)
-        self.dtype, self.strict = dtype, strict
+        self.dtype, self.strict, self.precision = dtype, strict, precision
         self._forget()
 
     def _forget(self):  # code is made again when it is needed
@@ -95,7 +95,7 @@ class Accelerated(StandIn):
             return why
         raise_to_aten(program.graph)
         tidy(program.graph)
-        compiled = Compiled(program, lower(program), self.dtype)
+        compiled = Compiled(program, lower(program, self.precision), self.dtype)
         compiled.tune(tensors)
         compiled.prepare()
         self.report.places(compiled.places)

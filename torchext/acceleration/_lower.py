@@ -9,6 +9,7 @@ from torch import fx
 from ..nn import functional as F
 from ..ops._activation import KINDS
 from ..ops._packed import pack
+from ..ops._winograd import pack_winograd
 from . import _onednn
 from ._attention import pack_attention
 from ._capture import aten, batch_norm
@@ -17,23 +18,24 @@ from ._products import ACTIVATIONS, activation_of, find_products, fold
 
 ops = torch.ops.torchext
 FEW_ROWS = 8  # so few rows of a linear layer read its weight where it is: packing wins nothing
+FEW_TILES = 8
 FEW_COLUMNS = 4  # and so few columns of a convolution would leave a panel mostly empty
 
 
 def constants_of(graph, sources):
-    """The nodes that no input reaches: weights, and what depends on them alone."""
-    constants = set()
+    """The nodes that no input reaches, in order: weights, and what depends on them alone."""
+    constants = {}
     for node in graph.nodes:
         if node in sources or (
             node.op == "call_function"
-            and constants.issuperset(node.all_input_nodes)
+            and constants.keys() >= set(node.all_input_nodes)
             and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
         ):
-            constants.add(node)
+            constants[node] = None
     return constants
 
 
-def lower(program):
+def lower(program, precision):
     """Rewrites the program's graph; returns its places."""
     graph, rewriter = program.graph, _Rewriter(program.graph)
     pack_attention(graph)
@@ -48,7 +50,8 @@ def lower(program):
         products.remove(first)
         products.remove(second)
     for product in products:
-        candidates = _linear_candidates if product.is_linear else _conv2d_candidates
+        candidates = partial(_conv2d_candidates, precision=precision)
+        candidates = _linear_candidates if product.is_linear else candidates
         rewriter.replace(product.nodes, _what(product), partial(candidates, product=product))
     for node in list(graph.nodes):
         if node.op == "call_function" and node not in constants and (both := _layer(node)):
@@ -132,7 +135,7 @@ def _linear_candidates(build, product):
     return [ours, Candidate("ATen", linear, plain), *_onednn.linear(build, plain, rows)]
 
 
-def _conv2d_candidates(build, product):
+def _conv2d_candidates(build, product, precision):
     weight, bias = _folded(build, product)
     x, size, geometry = product.node.args[0], product.weight_shape, product.geometry()
     whole = build(channels_last, weight)
@@ -144,7 +147,24 @@ def _conv2d_candidates(build, product):
         ours = Candidate("torchext", ops.conv2d_packed_inference.default, args)
     plain = (x, whole, bias, product.residual, *geometry, product.activation)
     shape = list(x.meta["val"].shape)
-    return [ours, Candidate("ATen", conv2d, plain), *_onednn.conv2d(build, plain, shape)]
+    candidates = [ours, Candidate("ATen", conv2d, plain), *_onednn.conv2d(build, plain, shape)]
+    if precision == "fast" and _suits_winograd(product):
+        args = (x, build(pack_winograd, weight), size[0], bias, product.residual)
+        args += (geometry[1], KINDS[product.activation])
+        op = ops.conv2d_winograd_inference.default
+        candidates.append(Candidate("torchext, Winograd", op, args))
+    return candidates
+
+
+def _suits_winograd(product):
+    """3 x 3 taps, and so many tiles of 4 x 4 outputs that the weights' way from memory pays: they
+    are four times as many."""
+    stride, _, *rest = product.geometry()
+    images, channels, *output = product.node.meta["val"].shape
+    if product.weight_shape[2:] != (3, 3) or (stride, *rest) != ([1, 1], [1, 1], 1):
+        return False
+    tiles = images * prod(-(-n // 4) for n in output)
+    return channels > FEW_COLUMNS and tiles >= FEW_TILES
 
 
 def _pairs(products):

@@ -104,7 +104,7 @@ def _extend(product, constants, taken):
         and user.target is batch_norm
         and not product.is_linear
         and user.args[0] is product.last
-        and constants.issuperset(filter(None, user.args[1:5]))
+        and constants.keys() >= set(filter(None, user.args[1:5]))
     ):
         product.norm = user
         product.nodes.append(user)
