@@ -208,7 +208,7 @@ def test_node_names(name):
         assert names(ours) == names(theirs)
         return
     # timm's norms contain the activation, and it has layers that do nothing.
-    extra = {"act", "aa", "se", "conv_head", "avgpool", "flatten", "pool"}
+    extra = {"act", "aa", "se", "conv_head", "flatten", "pool", "avg"}
     for of_mode, timms in zip(names(ours), timm.models.get_graph_node_names(theirs), strict=True):
         rest = [
             [
@@ -310,6 +310,79 @@ def test_features_are_timms(name, timms):
     assert ours.reduction() == theirs.reduction()
 
 
+@pytest.mark.parametrize(
+    ("name", "indices"), [("resnet50", (0,)), ("resnet50", (-2, 1)), ("vgg11", (1, 2))]
+)
+def test_features_leave_out_what_timms_do(name, indices):
+    """All parameters behind the last wanted map."""
+    with torch.device("meta"):
+        ours = models.get_model(name, features_only=True, out_indices=indices)
+        theirs = timm.create_model(name, features_only=True, out_indices=indices)
+    shapes = [sorted(p.shape for p in model.parameters()) for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    with pytest.raises(IndexError, match="out_indices: got"):
+        ours.forward_intermediates(torch.empty(1, 3, 64, 64, device="meta"), [4])
+
+
+@pytest.mark.parametrize("name", [*LIGHT, "alexnet"])
+def test_features_are_the_whole_models(name):
+    """And no parameter is there for nothing."""
+    torch.manual_seed(0)
+    whole = models.get_model(name).eval()
+    x = images(1)
+    for indices in ((1,), (0, 2)):
+        _, expected = whole.forward_intermediates(x, indices)
+        torch.manual_seed(0)
+        some = models.get_model(name, features_only=True, out_indices=indices).eval()
+        got = some(x)
+        assert all(map(torch.equal, got, expected))
+        sum(y.sum() for y in got).backward()
+        assert all(p.grad is not None for p in some.parameters())
+
+
+POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@torch.no_grad()
+def test_global_pool_is_timms(pool):
+    classes, other = {"num_classes": 7 if pool else 0}, "max" if pool == "avg" else "avg"
+    ours, theirs = (
+        model.double() for model in both("mobilenetv1_100", global_pool=pool, **classes)
+    )
+    for again in (False, True):
+        if again:
+            for model in (ours, theirs):
+                model.reset_classifier(10, other)
+                assert model.global_pool.pool_type == other
+                assert len({module.training for module in model.modules()}) == 1
+                model.reset_classifier(classes["num_classes"], pool)
+                assert model.num_classes == classes["num_classes"]
+            ours.load_state_dict(theirs.state_dict())
+        assert ours.global_pool.pool_type == theirs.global_pool.pool_type == pool
+        assert ours.head_hidden_size == theirs.head_hidden_size
+        x = images(2).double()
+        for training in (True, False):
+            torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
+        for pre_logits in (True, False):
+            got, expected = (
+                model.forward_head(theirs.forward_features(x), pre_logits=pre_logits)
+                for model in (ours, theirs)
+            )
+            torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "lenet5", "googlenet", "mobilenetv1_100"])
+def test_no_classes(name):
+    """timm's way to ask for what the last layer would get."""
+    with torch.device("meta"):
+        model = models.get_model(name, num_classes=0).eval()
+        x = torch.empty(2, *getattr(model, "input_size", (3, 64, 64)))
+        assert model(x).shape == (2, model.head_hidden_size)
+        assert isinstance(model.get_classifier(), nn.Identity)
+        assert model.num_classes == 0
+
+
 @pytest.mark.parametrize("name", [*LIGHT, "alexnet", "resnet50"])
 @torch.no_grad()
 def test_methods(name):
@@ -391,6 +464,14 @@ def test_features_replaced_and_hooked():
         (lambda: models.mobilenet_v2(inverted_residual_setting=[]), "setting: got"),
         (lambda: models.mobilenet_v2(inverted_residual_setting=[(1, 16, 1, 3)]), "stride: got 3"),
         (lambda: models.mobilenet_v3.MobileNetV3([], 8), "setting: got"),
+        (
+            lambda: models.mobilenet(global_pool="token"),
+            "MobileNetV1: global_pool: got 'token', expected one of",
+        ),
+        (
+            lambda: models.resnet18().reset_classifier(7, "max"),
+            "reset_classifier: global_pool: got 'max', expected one of",
+        ),
     ],
 )
 def test_errors(call, message):

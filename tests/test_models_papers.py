@@ -286,6 +286,20 @@ def test_methods_of_classifiers(name):
     assert [m.shape for m in features(x)] == [last.shape]
 
 
+@pytest.mark.parametrize("name", ["lenet5", "nin", "alexnet_original", "mlp"])
+def test_groups_of_layers(name):
+    """timm's decay of the learning rate: a group for each map, and one for what is behind them."""
+    manipulate = pytest.importorskip("timm.models._manipulate")
+    model = on_meta(name, **{"hidden": [8] * 12} if name == "mlp" else {})
+    groups = manipulate.group_parameters(model, model.group_matcher(), reverse=True)
+    order = [groups[name] for name, _ in model.named_parameters()]
+    assert order == sorted(order)
+    for i, info in enumerate(i for i in model.feature_info if i["module"] != "flatten"):
+        inside = {g for n, g in groups.items() if n.startswith(info["module"] + ".")}
+        assert inside == {i}
+    assert groups[f"{model.classifier_name}.weight"] == i + 1
+
+
 @pytest.mark.parametrize("name", ["nin", "plain18"])
 def test_reductions(name):
     model = on_meta(name)

@@ -99,6 +99,9 @@ VARIANTS = [
     ("swin", {"mlp_ratio": 2.0}),
     ("deit", {}),
     ("deit", {"global_pool": "avg"}),
+    ("deit", {"global_pool": "max"}),
+    ("deit", {"global_pool": "avgmax"}),
+    ("deit", {"global_pool": "", "num_classes": 0}),
     ("deit", {"img_size": (32, 48), "qkv_bias": False, "mlp_ratio": 2.0}),
     ("distilled", {}),
 ]
@@ -445,11 +448,37 @@ def test_features_only_is_timms():
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("indices", [None, (0,), (-2,)])
 @pytest.mark.parametrize("family", SMALL)
-def test_features_only_leaves_no_parameter_unused(family):
-    model = pair(family)[1].make_features_only()
-    sum(y.sum() for y in model(torch.randn(2, 3, *SMALL[family][3]))).backward()
+def test_features_only_leaves_no_parameter_unused(family, indices):
+    _, whole, x = pair(family)
+    _, expected = whole.forward_intermediates(x)
+    model = whole.eval().make_features_only(indices)
+    assert not any(module.training for module in model.modules())
+    maps = model(x)
+    wanted = range(-len(maps), 0) if indices is None else indices
+    assert all(torch.equal(got, expected[i]) for got, i in zip(maps, wanted, strict=True))
+    sum(y.sum() for y in maps).backward()
     assert all(x.grad is not None for x in model.parameters())
+
+
+@torch.no_grad()
+def test_other_pooling_of_timms():
+    """A new pooling leaves the last norm where it is."""
+    theirs, ours, x = pair("deit")
+    for pool in ("avg", "max", "avgmax", "token"):
+        for model in (theirs, ours):
+            model.eval().reset_classifier(5, pool)
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours(x), theirs(x))
+        assert ours.global_pool == theirs.global_pool == pool
+    for model in (theirs, ours):
+        model.reset_classifier(0, "")
+    torch.testing.assert_close(ours(x), theirs(x))
+    theirs, ours, x = pair("distilled")
+    for model in (theirs, ours):
+        model.eval().reset_classifier(0, "")
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -469,8 +498,8 @@ def test_classifiers(family):
     assert ours(x).shape == (2, 5) and ours.num_classes == 5
     ours.reset_classifier(0)
     assert torch.equal(ours(x), pre_logits)
-    with pytest.raises(ValueError, match="global_pool"):
-        ours.reset_classifier(5, "max")
+    with pytest.raises(ValueError, match="reset_classifier: global_pool: got 'map', expected one"):
+        ours.reset_classifier(5, "map")
 
 
 def test_head_with_a_representation():

@@ -3,13 +3,15 @@ random ones lie where torch.hub would have put the files, for torchvision's buil
 """
 
 import pickle
+import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from torchext import models
-from torchext.models._weights import _fetch
+from torchext.models._weights import _fetch, adapt_input_conv
 
 torchvision = pytest.importorskip("torchvision")
 NAME = "mobilenet_v3_large"
@@ -73,18 +75,36 @@ def test_torchvisions_old_interface(hub):
         models.mobilenet_v3_large(None, True, 10)
 
 
+def warned(build, whether, **kwargs):
+    """A model, and whether it said that the auxiliary classifiers' weights are not trained."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = build(**kwargs)
+    assert any("train them" in str(w.message) for w in caught) == whether
+    return model
+
+
 def test_googlenet(hub):
     """Its file has auxiliary classifiers, and images on another scale."""
     publish(hub, "googlenet", init_weights=False)
     x = torch.randn(1, 3, 64, 64)
     for kwargs in ({}, {"transform_input": False}, {"aux_logits": True}):
-        ours = models.googlenet(weights="DEFAULT", **kwargs).eval()
-        theirs = torchvision.models.googlenet(weights="DEFAULT", **kwargs).eval()
+        ours, theirs = (
+            warned(build, bool(kwargs.get("aux_logits")), weights="DEFAULT", **kwargs).eval()
+            for build in (models.googlenet, torchvision.models.googlenet)
+        )
         assert same(ours, theirs)
         assert ours.aux_logits == theirs.aux_logits
         assert ours.transform_input == theirs.transform_input
         torch.testing.assert_close(ours(x), theirs(x))
-    new = models.googlenet(weights="DEFAULT", aux_logits=True, num_classes=7, replace_head=True)
+    new = warned(
+        models.googlenet,
+        True,
+        weights="DEFAULT",
+        aux_logits=True,
+        num_classes=7,
+        replace_head=True,
+    )
     assert [y.shape for y in new(x.expand(2, -1, -1, -1))] == [(2, 7)] * 3
 
 
@@ -110,6 +130,120 @@ def test_mobilenet_v1(hub):
     for build in (models.mobilenet, models.mobilenet_v1, models.mobilenetv1_100):
         assert same(build(weights="DEFAULT"), theirs)
         assert same(build(weights=models.MobileNetV1_100_Weights.RA4_E3600_R224_IN1K), theirs)
+
+
+DEIT = "deit_tiny_patch16_224"
+SMALL = {
+    DEIT: {"img_size": 32, "depth": 1, "embed_dim": 24},
+    "deit_tiny_distilled_patch16_224": {"img_size": 32, "depth": 1, "embed_dim": 24},
+    "mobilenetv1_100": {},
+}
+
+
+@pytest.fixture(params=SMALL)
+def timms(hub, request):
+    """(ours, theirs): builders of a timm model for which weights are there"""
+    timm = pytest.importorskip("timm")
+    name, size = request.param, SMALL[request.param]
+    (weights,) = models.get_model_weights(name)
+    file = hub / Path(weights.url).name
+    if file.name == "model.safetensors":
+        safetensors = pytest.importorskip("safetensors.torch")
+        file = hub / "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"
+        safetensors.save_file(timm.create_model(name, **size).state_dict(), file)
+    else:
+        torch.save({"model": timm.create_model(name, **size).state_dict()}, file)
+
+    def theirs(**kwargs):
+        overlay = {"file": str(file), "custom_load": False}
+        return timm.create_model(name, pretrained_cfg_overlay=overlay, **size, **kwargs)
+
+    return partial(models.get_model_builder(name), **size), theirs
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"num_classes": 7}, {"in_chans": 1}, {"in_chans": 5}], ids=str
+)
+def test_pretrained_is_timms(timms, kwargs):
+    """What has the weights' shape is theirs, what has not starts as it does without them."""
+    pair = []
+    for build in timms:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # in timm's builders pretrained is nothing old
+            torch.manual_seed(3)
+            pair.append(build(pretrained=True, **kwargs))
+    assert same(*pair)
+
+
+def test_pretrained_without_classes(timms):
+    ours, theirs = (build(pretrained=True, num_classes=0) for build in timms)
+    assert same(ours, theirs)
+    assert same(
+        timms[0](pretrained=True, num_classes=0),
+        timms[0](weights="DEFAULT", num_classes=0, replace_head=True),
+    )
+    with pytest.raises(ValueError, match="num_classes: got 0, expected the 1000 of"):
+        timms[0](weights="DEFAULT", num_classes=0)
+
+
+def test_timms_positional_argument(timms):
+    ours, theirs = timms
+    assert same(ours(True), theirs(pretrained=True))
+    with pytest.raises(TypeError, match="got 2 positional arguments, expected at most 1"):
+        ours(True, False)
+
+
+@pytest.mark.parametrize("channels", range(1, 8))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_first_convolution_is_timms(channels, dtype):
+    timm = pytest.importorskip("timm")
+    weight = torch.randn(6, 3, 5, 4).to(dtype)
+    expected = timm.models.adapt_input_conv(channels, weight.clone())
+    got = adapt_input_conv(channels, weight)
+    assert got.dtype == dtype and torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("googlenet", "conv1.conv"),
+        ("mobilenet_v2", "features.0.0"),
+        ("resnet18", "conv1"),
+        ("swin_t", "features.0.0"),
+        ("alexnet", "features.0"),
+    ],
+)
+def test_other_channels(hub, name, first):
+    """The sum over grey images' colours; the rest as it is."""
+    publish(hub, name, **{"init_weights": False} if name == "googlenet" else {})
+    more = {"transform_input": False} if name == "googlenet" else {}
+    whole = models.get_model(name, weights="DEFAULT", **more).state_dict()
+    grey = models.get_model(name, weights="DEFAULT", in_chans=1, **more)
+    key = f"{first}.weight"
+    torch.testing.assert_close(grey.state_dict()[key], whole[key].sum(1, keepdim=True))
+    assert all(torch.equal(x, whole[k]) for k, x in grey.state_dict().items() if k != key)
+    if name == "googlenet":
+        with pytest.raises(ValueError, match="in_chans: got 1, transform_input expects 3"):
+            models.googlenet(weights="DEFAULT", in_chans=1)
+
+
+def test_pretrained_with_other_classes(hub):
+    """timm's argument, in a model of torchvision's."""
+    publish(hub, NAME)
+    with pytest.warns(UserWarning, match="deprecated"):
+        new = models.mobilenet_v3_large(pretrained=True, num_classes=7)
+    whole = models.mobilenet_v3_large(weights="IMAGENET1K_V1")
+    assert new.get_classifier().out_features == 7
+    assert same(whole.features, new.features)
+
+
+def test_saved_as_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    model = models.mobilenet(num_classes=10).to(memory_format=torch.channels_last)
+    safetensors.save_model(model, tmp_path / "model.safetensors")
+    again = models.mobilenet(num_classes=10)
+    safetensors.load_model(again, tmp_path / "model.safetensors")
+    assert same(again, model)
 
 
 def test_a_file_of_something_else(hub):

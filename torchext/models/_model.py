@@ -1,5 +1,7 @@
 """What every classifier offers beside its forward: the methods that timm's users expect."""
 
+import re
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +21,7 @@ class Model(nn.Module):
     """
 
     classifier_name = "fc"
+    global_pools = ("avg",)  # what reset_classifier takes
     grad_checkpointing = False
     out_indices = None  # of the maps that forward returns instead of scores
 
@@ -74,36 +77,44 @@ class Model(nn.Module):
 
     def make_features_only(self, out_indices=None):
         """Turns this into a model that returns feature maps, as timm's features_only."""
-        self.reset_classifier(0)
         self.out_indices = self._indices(out_indices)
-        self.feature_info = FeatureInfo(self.feature_info, self.out_indices)
+        info = self.feature_info[: max(self.out_indices, default=-1) + 1]
+        self.feature_info = FeatureInfo(info, self.out_indices)
+        self.num_classes = 0
+        if info:
+            _leave_out_behind(self, info[-1]["module"])
         return self
 
-    def _classifier_names(self):
+    def classifier_names(self):
         names = self.classifier_name
         return (names,) if isinstance(names, str) else names
 
     def get_classifier(self):
-        layers = tuple(self.get_submodule(name) for name in self._classifier_names())
+        layers = tuple(self.get_submodule(name) for name in self.classifier_names())
         return layers[0] if isinstance(self.classifier_name, str) else layers
 
     def reset_classifier(self, num_classes, global_pool=None):
         """A new last layer for so many classes; for 0, none: forward returns what it would get."""
-        if global_pool is not None and global_pool != self.global_pool:
-            raise ValueError(
-                f"reset_classifier: global_pool: got {global_pool!r}, expected {self.global_pool!r}"
-            )
-        for name in self._classifier_names():
+        if global_pool is not None:
+            check_pool("reset_classifier", global_pool, self.global_pools)
+            self.set_global_pool(global_pool)
+        for name in self.classifier_names():
             where, _, last = name.rpartition(".")
             reference = next(p for p in self.parameters())
             layer = nn.Identity()
             if num_classes > 0:
                 like = {"device": reference.device, "dtype": reference.dtype}
-                layer = Linear(self.num_features, num_classes, **like)
+                layer = Linear(self.head_hidden_size, num_classes, **like)
             setattr(self.get_submodule(where), last, layer.train(self.training))
         self.num_classes = num_classes
 
-    global_pool = "avg"
+    @property
+    def head_hidden_size(self):
+        """How many numbers the last layer gets."""
+        return self.num_features
+
+    def set_global_pool(self, global_pool):
+        """For families that have a choice of them."""
 
     def set_grad_checkpointing(self, enable=True):
         self.grad_checkpointing = enable
@@ -113,11 +124,27 @@ class Model(nn.Module):
 
     def group_matcher(self, coarse=False):
         """Regular expressions for which parameters are the stem's and which the stages'."""
-        stem = self.feature_info[0]["module"].partition(".")[0]
-        return {
-            "stem": rf"^{stem}",
-            "blocks": [(rf"^{i['module']}", None) for i in self.feature_info],
-        }
+        stem, *blocks = (rf"^{re.escape(info['module'])}\." for info in self.feature_info)
+        return {"stem": stem, "blocks": [(block, (i,)) for i, block in enumerate(blocks)]}
+
+
+def check_pool(function, got, expected):
+    if got not in expected:
+        raise ValueError(f"{function}: global_pool: got {got!r}, expected one of {expected}")
+
+
+def _leave_out_behind(module, path):
+    """Takes the modules with parameters out of this one that come after the one of this path."""
+    name, _, rest = path.partition(".")
+    children = list(module.named_children())
+    place = [child for child, _ in children].index(name)
+    for later, child in children[place + 1 :]:
+        if isinstance(module, (nn.Sequential, nn.ModuleList)):
+            delattr(module, later)
+        elif any(True for _ in child.parameters()):
+            setattr(module, later, nn.Identity().train(module.training))
+    if rest:
+        _leave_out_behind(children[place][1], rest)
 
 
 class FeatureInfo:

@@ -10,10 +10,11 @@ from ._weights import WeightsEnum, enum_of, load
 builders = {}
 
 
-def register(weights_of=None, **implied):
+def register(weights_of=None, timms=False, **implied):
     """Makes a builder of a function that builds the bare model, and lists it under its name.
 
     weights_of  the model whose trained weights these are, for one that has several names
+    timms       whether it is timm's: there `pretrained=True` is the usual way, not an old one
     implied     arguments that trained weights imply unless given: their values, or functions of
                 the weights
     """
@@ -23,23 +24,29 @@ def register(weights_of=None, **implied):
 
         @functools.wraps(build)
         def builder(*args, features_only=False, out_indices=None, replace_head=False, **kwargs):
-            chosen, progress = _chosen(build.__name__, weights, args, kwargs)
-            classes = kwargs.get("num_classes")
+            _name_positional(build.__name__, timms, args, kwargs)
+            # Other classes than the weights' are an error for torchvision's argument, weights=, and
+            # a new last layer for timm's, pretrained=.
+            replace_head = replace_head or "pretrained" in kwargs
+            chosen, progress = _chosen(build.__name__, weights, timms, kwargs)
             if chosen is not None:
                 for argument, value in implied.items():
                     kwargs.setdefault(argument, value(chosen) if callable(value) else value)
                 theirs = len(chosen.meta["categories"] or range(1000))
-                if classes not in (None, theirs) and not replace_head:
+                classes = kwargs.setdefault("num_classes", theirs)
+                if classes != theirs and not replace_head:
                     raise ValueError(
                         f"{build.__name__}: num_classes: got {classes}, expected the {theirs} of"
                         f" {chosen!r}; replace_head=True puts a new last layer on it"
                     )
-                kwargs["num_classes"] = theirs
+            headless = not timms and kwargs.get("num_classes") == 0
+            if headless:  # torchvision's networks don't know that: they would return no scores
+                del kwargs["num_classes"]
             model = build(**kwargs)
+            if headless:
+                model.reset_classifier(0)
             if chosen is not None:
-                load(model, chosen, progress)
-                if classes not in (None, theirs):
-                    model.reset_classifier(classes)
+                load(model, chosen, progress, classes != theirs)
             return model.make_features_only(out_indices) if features_only else model
 
         builder.__signature__ = _signature(weights)
@@ -61,22 +68,30 @@ def _signature(weights):
     )
 
 
-def _chosen(name, weights, args, kwargs):
-    """(the trained weights asked for or None, whether to show the download's progress)"""
-    if len(args) > 2:
-        raise TypeError(f"{name}: got {len(args)} positional arguments, expected at most 2")
-    if args:
+def _name_positional(name, timms, args, kwargs):
+    """Puts what came by position among the others."""
+    names = ("pretrained",) if timms else ("weights", "progress")
+    if len(args) > len(names):
+        raise TypeError(
+            f"{name}: got {len(args)} positional arguments, expected at most {len(names)}"
+        )
+    if args and not timms:
         warnings.warn(
             f"{name}: weights and progress by position are deprecated: use their names",
             stacklevel=3,
         )
-        kwargs.update(zip(("weights", "progress"), args, strict=False))
+    kwargs.update(zip(names, args, strict=False))
+
+
+def _chosen(name, weights, timms, kwargs):
+    """(the trained weights asked for or None, whether to show the download's progress)"""
     asked, progress = kwargs.pop("weights", None), kwargs.pop("progress", True)
     if "pretrained" in kwargs or isinstance(asked, bool):
         asked = kwargs.pop("pretrained", asked)
-        warnings.warn(
-            f"{name}: pretrained is deprecated: use weights='DEFAULT', or None", stacklevel=3
-        )
+        if not timms:
+            warnings.warn(
+                f"{name}: pretrained is deprecated: use weights='DEFAULT', or None", stacklevel=3
+            )
     if asked is None or asked is False:
         return None, progress
     if weights is None:

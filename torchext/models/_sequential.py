@@ -1,7 +1,6 @@
 """What AlexNet, VGG and MobileNet 2 and 3 share in torchvision: `features`, then `classifier`."""
 
 import torch
-from torch import nn
 
 from ._model import Model
 
@@ -45,12 +44,6 @@ class SequentialModel(Model):
     def forward_head(self, x, pre_logits=False):
         x = torch.flatten(self.avgpool(x), 1)
         return self.classifier[:-1](x) if pre_logits else self.classifier(x)
-
-    def make_features_only(self, out_indices=None):
-        super().make_features_only(out_indices)
-        self.features = self.features[: self._stage_ends()[-1]]
-        self.classifier = nn.Sequential()
-        return self
 
     def group_matcher(self, coarse=False):
         return {"stem": r"^features\.0\.", "blocks": r"^features\.(\d+)\."}

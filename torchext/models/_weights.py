@@ -8,6 +8,7 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
@@ -102,13 +103,37 @@ def _weights(row):
     return Weights(row["url"], partial(ImageClassification, **row["transforms"]), meta)
 
 
-def load(model, weights, progress):
-    """Trained weights into a new model."""
+def load(model, weights, progress, new_head=False):
+    """Trained weights into a new model, whose last layer, if so asked, stays as it is."""
     own, state = model.state_dict(), weights.get_state_dict(progress)
     state = state.get("model", state)  # DeiT's files hold it among other things
     optional = getattr(model, "optional_parts", ())  # of which trained weights may have more
+    if any(k.startswith(optional) for k in own):
+        parts = " and ".join(part.rstrip(".") for part in optional)
+        warnings.warn(
+            f"{type(model).__name__}: {parts} of {weights!r} are not trained: train them",
+            stacklevel=3,
+        )
     state = {k: v for k, v in state.items() if k in own or not k.startswith(optional)}
+    if new_head:
+        heads = tuple(f"{name}." for name in model.classifier_names())
+        state = {k: v for k, v in state.items() if not k.startswith(heads)}
+        state |= {k: v for k, v in own.items() if k.startswith(heads)}
+    first = next(n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)) + ".weight"
+    if first in state:
+        state[first] = adapt_input_conv(own[first].shape[1], state[first])
     model.load_state_dict(state)
+
+
+def adapt_input_conv(in_chans, weight):
+    """A first convolution's weight [O, 3, H, W] for images of other channels, as timm does it: for
+    one channel the sum, for more the three in turn, with the same sum for images all alike."""
+    if in_chans == 3 or weight.shape[1] != 3:
+        return weight
+    if in_chans == 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    repeated = weight.float().repeat(1, -(-in_chans // 3), 1, 1)[:, :in_chans]
+    return (repeated * (3 / in_chans)).to(weight.dtype)
 
 
 def _fetch(url, progress, check_hash):

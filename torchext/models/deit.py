@@ -8,6 +8,7 @@ from torch import nn
 from .. import nn as tn
 from ..nn import functional as F
 from ..nn.attention import _relative_position_index
+from ._model import check_pool
 from ._registry import register
 from ._transformer import Blocks, StochasticDepth, Transformer, rising
 from ._vit_keys import vit_to_timm
@@ -111,7 +112,7 @@ class VisionTransformer(Transformer):
 
     classifier_name = "head"
     tokens = ("cls_token",)  # before the patches
-    global_pools = ("token", "avg")
+    global_pools = ("token", "avg", "max", "avgmax", "")
 
     def __init__(
         self,
@@ -133,8 +134,12 @@ class VisionTransformer(Transformer):
         pos="learned",
     ):
         super().__init__()
-        _check("global_pool", global_pool, self.global_pools)
-        _check("pos", pos, ("learned", "sinusoidal", "relative"))
+        check_pool("VisionTransformer", global_pool, self.global_pools)
+        if pos not in ("learned", "sinusoidal", "relative"):
+            raise ValueError(
+                f"VisionTransformer: pos: got {pos!r}, expected 'learned', 'sinusoidal' or"
+                " 'relative'"
+            )
         self.num_classes, self.global_pool = num_classes, global_pool
         self.num_features = self.embed_dim = embed_dim
         self.num_prefix_tokens = others = len(self.tokens)
@@ -167,9 +172,10 @@ class VisionTransformer(Transformer):
             for i in range(depth)
         ]
         norm, none = tn.LayerNorm(embed_dim, eps=1e-6), nn.Identity()
-        self.norm, self.fc_norm = (none, norm) if global_pool == "avg" else (norm, none)
+        pooled_first = global_pool not in ("token", "")
+        self.norm, self.fc_norm = (none, norm) if pooled_first else (norm, none)
         self.head_drop = tn.Dropout(drop_rate)
-        for name in self._classifier_names():
+        for name in self.classifier_names():
             head = tn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
             self.add_module(name, head)
         self._initialise()
@@ -205,14 +211,25 @@ class VisionTransformer(Transformer):
         return self.norm(self.blocks(self._embed(x)))
 
     def forward_head(self, x, pre_logits=False):
-        average = self.global_pool == "avg"
-        x = x[:, self.num_prefix_tokens :].mean(1) if average else x[:, 0]
-        x = self.head_drop(self.fc_norm(x))
+        x = self.head_drop(self.fc_norm(self.pool(x)))
         return x if pre_logits else self.head(x)
+
+    def pool(self, x):
+        if self.global_pool == "token":
+            return x[:, 0]
+        if self.global_pool == "":
+            return x
+        x = x[:, self.num_prefix_tokens :]
+        if self.global_pool == "avg":
+            return x.mean(1)
+        return x.amax(1) if self.global_pool == "max" else 0.5 * (x.amax(1) + x.mean(1))
+
+    def set_global_pool(self, global_pool):
+        """As in timm, the last norm stays where it is, before or after pooling."""
+        self.global_pool = global_pool
 
     def make_features_only(self, out_indices=None):
         """Of the last three blocks, as in timm, if nothing else is asked for."""
-        self.norm = self.fc_norm = nn.Identity()
         return super().make_features_only(3 if out_indices is None else out_indices)
 
     def no_weight_decay(self):
@@ -245,6 +262,10 @@ class VisionTransformerDistilled(VisionTransformer):
     tokens = ("cls_token", "dist_token")
     global_pools = ("token",)
     distilled_training = False
+
+    def reset_classifier(self, num_classes, global_pool=None):
+        """As in timm, global_pool "" changes nothing: both tokens are read."""
+        super().reset_classifier(num_classes, global_pool or None)
 
     def set_distilled_training(self, enable=True):
         """Whether training returns both heads' scores, each for a loss of its own."""
@@ -283,41 +304,36 @@ def _pair(size):
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _check(argument, got, expected):
-    if got not in expected:
-        raise ValueError(f"VisionTransformer: {argument}: got {got!r}, expected one of {expected}")
-
-
-@register()
+@register(timms=True)
 def vit_tiny_patch16_224(**kwargs):
     return VisionTransformer(**{"embed_dim": 192, "num_heads": 3, **kwargs})
 
 
-@register()
+@register(timms=True)
 def deit_tiny_patch16_224(**kwargs):
     return VisionTransformer(**{"embed_dim": 192, "num_heads": 3, **kwargs})
 
 
-@register()
+@register(timms=True)
 def deit_small_patch16_224(**kwargs):
     return VisionTransformer(**{"embed_dim": 384, "num_heads": 6, **kwargs})
 
 
-@register()
+@register(timms=True)
 def deit_base_patch16_224(**kwargs):
     return VisionTransformer(**{"embed_dim": 768, "num_heads": 12, **kwargs})
 
 
-@register()
+@register(timms=True)
 def deit_tiny_distilled_patch16_224(**kwargs):
     return VisionTransformerDistilled(**{"embed_dim": 192, "num_heads": 3, **kwargs})
 
 
-@register()
+@register(timms=True)
 def deit_small_distilled_patch16_224(**kwargs):
     return VisionTransformerDistilled(**{"embed_dim": 384, "num_heads": 6, **kwargs})
 
 
-@register()
+@register(timms=True)
 def deit_base_distilled_patch16_224(**kwargs):
     return VisionTransformerDistilled(**{"embed_dim": 768, "num_heads": 12, **kwargs})

@@ -89,6 +89,7 @@ class GoogLeNet(Model):
     """With aux_logits it returns GoogLeNetOutputs in training mode.
 
     transform_input  the trained weights' own scale: images come in normalised as for other models
+    init_weights     None is True; torchvision warns that its default will change, ours will not
     """
 
     optional_parts = ("aux1.", "aux2.")
@@ -98,7 +99,7 @@ class GoogLeNet(Model):
         num_classes=1000,
         aux_logits=True,
         transform_input=False,
-        init_weights=True,
+        init_weights=None,
         blocks=None,
         dropout=0.2,
         dropout_aux=0.7,
@@ -138,7 +139,7 @@ class GoogLeNet(Model):
         self.dropout = tn.Dropout(dropout)
         self.num_classes, self.num_features = num_classes, channels
         self.fc = tn.Linear(channels, num_classes)
-        if init_weights:
+        if init_weights is None or init_weights:
             self.apply(_initialise)
 
     def _transformed(self, x):
@@ -186,14 +187,14 @@ class GoogLeNet(Model):
         return x if pre_logits else self.fc(x)
 
     def make_features_only(self, out_indices=None):
-        self.aux_logits, self.aux1, self.aux2 = False, None, None
+        self.aux_logits = False
         return super().make_features_only(out_indices)
 
     def group_matcher(self, coarse=False):
         modules = [name for name, _ in self.named_children() if name.startswith("inception")]
         return {"stem": r"^conv", "blocks": [(rf"^{n}\.", (i,)) for i, n in enumerate(modules)]}
 
-    def _classifier_names(self):
+    def classifier_names(self):
         return ("fc", "aux1.fc2", "aux2.fc2") if self.aux_logits else ("fc",)
 
 

@@ -146,10 +146,6 @@ class SwinTransformer(Transformer):
         x = self.flatten(self.avgpool(self.permute(x)))
         return x if pre_logits else self.head(x)
 
-    def make_features_only(self, out_indices=None):
-        self.norm = nn.Identity()
-        return super().make_features_only(out_indices)
-
     def no_weight_decay(self):
         names = (name for name, _ in self.named_parameters())
         return {name for name in names if name.endswith("relative_position_bias_table")}

@@ -64,7 +64,7 @@ def _assert_tokens(x):
 
 class VisionTransformer(Transformer):
     classifier_name = "heads.head"
-    global_pool = "token"
+    global_pools = ("token",)
 
     def __init__(
         self,
@@ -157,10 +157,6 @@ class VisionTransformer(Transformer):
     def forward_head(self, x, pre_logits=False):
         x = x[:, 0]
         return self.heads[:-1](x) if pre_logits else self.heads(x)
-
-    def make_features_only(self, out_indices=None):
-        self.encoder.ln = nn.Identity()
-        return super().make_features_only(out_indices)
 
     def no_weight_decay(self):
         return {"class_token", "encoder.pos_embedding"}
