@@ -1,7 +1,6 @@
 """The forward of an accelerated model: the fast path where it is the same, the model's own else."""
 
 import copy
-import threading
 
 import torch
 from torch.utils import _pytree as pytree
@@ -9,6 +8,7 @@ from torch.utils import _pytree as pytree
 from ..ops._op import _nothing_but_kernels
 from ._capture import NotCapturedError, capture, tidy
 from ._compiled import Compiled
+from ._gate import Gate
 from ._layers import Trial, leave_layers, use_layers
 from ._lower import lower
 from ._raise import raise_to_aten
@@ -17,7 +17,7 @@ from ._stand_in import StandIn
 from ._timing import least_times
 
 MOST_SHAPES = 8  # of input for which code is kept; others run the model's own forward
-_BUILDING = threading.RLock()  # torch.export is for one thread at a time
+_GATE = Gate()
 
 
 class Accelerated(StandIn):
@@ -37,6 +37,10 @@ class Accelerated(StandIn):
         self._by_layers = False
 
     def __call__(self, *args, **kwargs):
+        with _GATE:
+            return self._call(args, kwargs)
+
+    def _call(self, args, kwargs):
         if torch.compiler.is_compiling():
             return self.own_forward(*args, **kwargs)
         tensors, key = _key(args, kwargs)
@@ -44,7 +48,7 @@ class Accelerated(StandIn):
             return self.own_forward(*args, **kwargs)
         compiled = self._compiled.get(key)
         if compiled is None:
-            with _BUILDING:
+            with _GATE.alone():
                 compiled = self._compiled.get(key) or self._build(args, kwargs, tensors)
                 self._compiled[key] = compiled
         if isinstance(compiled, str):
@@ -163,7 +167,8 @@ class Accelerated(StandIn):
 
     def _own_with(self, args, kwargs, tensors):
         args, kwargs = _with_tensors(args, kwargs, tensors)
-        return self.own_forward(*args, **kwargs)
+        with _GATE:
+            return self.own_forward(*args, **kwargs)
 
 
 class _Gradient(torch.autograd.Function):

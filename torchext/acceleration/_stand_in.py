@@ -1,5 +1,8 @@
 """What stands for `forward` in a copy of a model, whatever it does with a call."""
 
+import inspect
+from types import MethodType
+
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -30,10 +33,19 @@ class StandIn:
         self._hooks_seen = self._hooked = None
         self._forget()
 
-    def own_forward(self, *args, **kwargs):
-        if self.own is not None:
-            return self.own(*args, **kwargs)
-        return type(self.model).forward(self.model, *args, **kwargs)
+    @property
+    def own_forward(self):
+        return self.own or MethodType(type(self.model).forward, self.model)
+
+    # torch.export and whoever else looks at a model's forward sees its own.
+
+    @property
+    def __signature__(self):
+        return inspect.signature(self.own_forward)
+
+    @property
+    def __code__(self):
+        return self.own_forward.__code__
 
     def hooked(self):
         """The names of inner modules with hooks, which only the model's own forward calls."""
