@@ -16,7 +16,7 @@ def main():
         file.with_suffix(".md").write_text(table.markdown(document))
         if chart.available():
             chart.draw(document, file.with_suffix(".png"))
-        print(f"{file.stem}: {len(table.rows(document))} rows")
+        print(f"{file.stem}: {len(results.timed(document))} cases")
     return 0
 
 

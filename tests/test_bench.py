@@ -3,12 +3,28 @@
 import json
 import os
 import platform
+import time
 from collections import Counter
 
 import pytest
 import torch
 
-from torchext.bench import contenders, gate, race, results, runtimes, stats, table, team, worker
+from torchext.bench import (
+    chart,
+    cli,
+    contenders,
+    gate,
+    model_table,
+    models,
+    race,
+    results,
+    runtimes,
+    stats,
+    table,
+    team,
+    timing,
+    worker,
+)
 from torchext.bench.case import Case, families, flatten, load
 from torchext.bench.cli import main, parse
 
@@ -81,6 +97,11 @@ class Dying(contenders.Contender):
     def version(self, device):
         print("last words", flush=True)
         os._exit(3)
+
+
+class Telling(contenders.Contender):
+    def version(self, device):
+        return os.environ["TORCHEXT_DISABLE"]
 
 
 class Inside:
@@ -200,6 +221,24 @@ def test_worker_process_is_replaced_when_it_dies_and_stopped_when_it_waits():
         remote.stop()
 
 
+def test_peers_run_without_torchexts_ops():
+    remote = team.Remote(Telling(), threads=1)
+    try:
+        assert remote.ask("version", "cpu") == ("1", "")
+    finally:
+        remote.stop()
+    assert contenders.Torchext.env["TORCHEXT_DISABLE"] == "0"
+
+
+def test_a_turn_of_slow_calls_wastes_none():
+    """One wakes threads and caches; each further one is a sample."""
+    made = []
+    samples = timing.CpuTimer().turn(lambda: made.append(time.sleep(0.002)), 0.0001)
+    assert len(made) == 2 and len(samples) == 1 and samples[0] >= 0.002
+    timer = timing.CpuTimer()
+    assert timer.turn(lambda: None, 0.0001) and timer.calls > 1
+
+
 def test_ratios():
     ours = [[1.0, 1.0, 5.0], [2.0, 2.0, 2.0], [10.0]]
     fast = [[2.0], [4.0], [20.0]]  # twice our time in each round, whatever the machine's phase
@@ -222,16 +261,19 @@ def test_roofline():
     assert stats.roofline_s(CASE, None) is None
 
 
-def outcome_with(name, family, seconds, other=1.0):
-    """As if measured: `seconds` for ours."""
-    case = Case(name, family, make_inputs, doubled, doubled, bytes=1000, flops=10)
+def outcome_with(name, family, seconds, other=1.0, **more):
+    """As if measured: `seconds` for ours, `other` for eager, and so on."""
+    case = Case(
+        name, family, make_inputs, doubled, doubled, bytes=1000, flops=10, origin="theirs 1"
+    )
+    times = {"torchext": seconds, "eager": other, **more}
     entries = {
-        "torchext": race.Entry(True, "ok", version="1", rounds=[[seconds] * 2] * 2),
-        "eager": race.Entry(False, "ok", version="2", rounds=[[other] * 2] * 2),
-        "openvino": race.Entry(False, "absent", "not installed"),
+        contender: race.Entry(contender == "torchext", "ok", rounds=[[seconds] * 2] * 2)
+        for contender, seconds in times.items()
     }
-    ours, theirs = entries["torchext"].rounds, entries["eager"].rounds
-    entries["torchext"].speedup = stats.speedups(ours, {"eager": theirs})
+    entries["openvino"] = race.Entry(False, "absent", "not installed")
+    peers = {contender: entries[contender].rounds for contender in times if contender != "torchext"}
+    entries["torchext"].speedup = stats.speedups(entries["torchext"].rounds, peers)
     limits = {"bytes_per_s": 2000.0, "flops_per_s": 1e9}
     return race.Outcome(case, 2, entries, limits)
 
@@ -279,15 +321,43 @@ def test_table_is_sorted_and_sums_up_each_family(document):
     assert "openvino absent: not installed" in table.markdown(document)
 
 
-def test_resume_keeps_what_was_undisturbed(document):
-    disturbed = outcome_with("b/noisy", "b", 1.0)
-    disturbed.intruders = 1.5
-    results.add(document, disturbed)
+def test_resume_keeps_what_was_measured_here(document):
+    failed = outcome_with("b/failed", "b", 1.0)
+    for entry in failed.entries.values():
+        entry.drop("failed", "wrong")
+    results.add(document, failed)
     new = results.new_document("cpu", 2, "some-machine")
     results.merge(new, document)
-    assert {b["group"] for b in new["benchmarks"]} == {"a/won", "b/lost", "b/won"}
+    assert results.timed(new) == {"a/won", "b/lost", "b/won"}
+    assert "b/failed" not in {item["case"] for item in new["not_timed"]}
     with pytest.raises(ValueError, match="machine_info"):
         results.merge(results.new_document("cpu", 2, "another"), document)
+
+
+def test_a_killed_run_goes_on(monkeypatch, tmp_path):
+    """Models case by case: first the ones that have no time, then the disturbed ones again."""
+    file, ran = tmp_path / "mine-models.json", []
+    arguments = ["lenet5", "--json", str(tmp_path), "--machine", "mine", "--resume"]
+
+    class Fake(race.Race):
+        def run(self, module, case):
+            if len(ran) == last:
+                raise KeyboardInterrupt
+            ran.append(case.name)
+            outcome = outcome_with(case.name, "models", 1.0)
+            outcome.intruders = 1.5 if len(ran) == 1 else 0.0
+            return outcome
+
+    monkeypatch.setattr(cli, "Race", Fake)
+    last = 3
+    assert main(arguments) == 130
+    assert results.timed(results.read(file)) == {*ran} and len(ran) == 3
+    last = None
+    assert main(arguments) == 0
+    first, second, third, fourth, again = ran
+    assert again == first and {first, second, third, fourth} == results.timed(results.read(file))
+    assert len(results.read(file)["benchmarks"]) == 2 * 4
+    assert main(arguments) == 0 and len(ran) == 5
 
 
 def test_pooling_cases():
@@ -338,6 +408,120 @@ def test_whole_models():
     layers = {type(m).__module__.partition(".")[0] for m in case.reference().children()}
     assert layers == {"torch"}
     assert type(case.reference().fc3) is torch.nn.Linear
+
+
+def test_peers_run_what_their_libraries_have():
+    torchvision, timm = pytest.importorskip("torchvision"), pytest.importorskip("timm")
+    libraries = {"torchvision": torchvision.models.list_models(), "timm": timm.list_models()}
+    libraries["timm"] += models._MOBILENETS
+    for case in models.cases():
+        name = case.name.partition("/")[0]
+        having = (library for library, names in libraries.items() if name in names)
+        assert case.origin.partition(" ")[0] == next(having, "torchext"), name
+    for name, library in (("mobilenet", "timm"), ("resnet18", "torchvision"), ("nin", "torchext")):
+        with torch.device("meta"):
+            assert type(models._build(name)).__module__.partition(".")[0] == library
+
+
+def test_a_missing_library_is_told(monkeypatch):
+    monkeypatch.setattr(models, "_version", lambda library: None)
+    (case,) = (c for c in models.cases() if c.name == "resnet18/b1/f32")
+    assert case.origin == "torchext (torchvision is not installed)"
+    with torch.device("meta"):
+        assert type(models._build("resnet18")).__module__ == "torchext.models.resnet"
+
+
+def test_the_gate_sees_the_whole_model():
+    """Two images have two outputs, and norms are no identities."""
+    pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = models.reference("googlenet")
+    with torch.no_grad():
+        y = model(torch.randn(2, 3, 64, 64))
+    assert (y[0] - y[1]).abs().max() > 1e-3 * y.abs().max()
+    assert model.conv1.bn.running_mean.std() > 0
+
+
+def test_ncnn():
+    """One image after another; what it can't run is an error, not a crash."""
+    ncnn = runtimes.Ncnn()
+    try:
+        ncnn.version("cpu")
+    except contenders.AbsentError as reason:
+        pytest.skip(str(reason))
+    x = torch.randn(2, 3, 7, 7)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    with torch.no_grad():
+        exact = layers(x).double()
+        (y,) = ncnn.bind(layers, (x,), 1)()
+        assert y.shape == exact.shape and gate.relative_error(y, exact) < 1e-6
+        (y,) = ncnn.bind(layers.bfloat16(), (x.bfloat16(),), 1)()
+        assert y.dtype is torch.bfloat16 and gate.relative_error(y, exact) < 2e-2
+        in_f32 = layers.float()(x.bfloat16().float())
+        assert not torch.equal(y, in_f32.bfloat16())  # what lies between the layers is rounded too
+        with pytest.raises(RuntimeError, match="layers that ncnn lacks"):
+            ncnn.bind(Unbind(), (x,), 1)
+
+
+class Unbind(torch.nn.Module):
+    def forward(self, x):
+        return x.reshape(1, 3, 7, 7, 1, 1).permute(5, 1, 0, 3, 2, 4).unbind(2)[0]
+
+
+@pytest.fixture
+def of_models():
+    """As if whole models had been measured."""
+    document = results.new_document("cpu", 2, "some-machine")
+    times = {"other": 2.0, "eager_channels_last": 4.0, "ncnn": 8.0}
+    results.add(document, outcome_with("vit_b_16/b1/f32", "models", 4.0, **times))
+    wrong = outcome_with("resnet18/b8/bf16", "models", 1.0)
+    for entry in wrong.entries.values():
+        entry.drop("failed", "wrong")
+    results.add(document, wrong)
+    times = {"other": 3.0, "eager_channels_last": 2.0, "ncnn": 8.0}
+    outcome = outcome_with("resnet18/b1/f32", "models", 1.0, **times)
+    outcome.entries["ncnn"].drop("failed", "no such layer")
+    results.add(document, outcome)
+    return document
+
+
+def test_table_of_whole_models(of_models):
+    found = model_table.rows(of_models)
+    cells = [
+        dict(zip(model_table.times(found)[0], line, strict=True))
+        for line in model_table.times(found)[1]
+    ]
+    won, wrong, lost = cells
+    assert (won["model"], won["batch"], won["dtype"]) == ("resnet18", "1", "f32")
+    assert (won["torchext"], won["eager"], won["ncnn"]) == ("**1000**", "3000", "failed")
+    assert (won["x eager"], won["x fastest other"], won["x compile"]) == ("2.00", "2.00", "")
+    assert won["reference"] == "theirs 1"
+    assert (lost["model"], lost["eager"], lost["x eager"]) == ("vit_b_16", "**2000**", "0.50")
+    assert (wrong["dtype"], wrong["torchext"], wrong["x eager"]) == ("bf16", "failed", "")
+    header, lines = model_table.means(found)
+    means = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [(m["models"], m["batch"], m["dtype"], m["cases"]) for m in means[:3]] == [
+        ("all", "all", "all", "3"),
+        ("all", "1", "f32", "2"),
+        ("all", "8", "bf16", "1"),
+    ]
+    assert (means[1]["x eager"], means[1]["x ncnn"]) == ("1.00", "2.00 (1)")
+    assert {m["models"]: m["x eager"] for m in means if m["batch"] == "1"} == {
+        "all": "1.00",
+        "CNNs": "2.00",
+        "transformers": "0.50",
+    }
+    text = table.markdown(of_models)
+    assert "ncnn failed: no such layer" in text and "roofline" not in text
+
+
+def test_chart_of_whole_models(of_models):
+    pytest.importorskip("matplotlib")
+    b1, b8 = chart.figure_of(of_models).axes
+    names = [label.get_text() for label in b1.get_yticklabels()]
+    assert names == ["resnet18", "vit_b_16", "geometric mean"] and not b8.collections
+    eager = next(marks for marks in b1.collections if marks.get_label() == "eager")
+    assert eager.get_offsets().ravel().tolist() == pytest.approx([2.0, 0, 0.5, 1, 1.0, 2])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 SHORT = {"float32": "f32", "bfloat16": "bf16"}  # the dtypes of cases, as their names have them
+MODELS = "models"  # the family of whole models
 SIZE = {"float32": 4, "bfloat16": 2}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -27,6 +28,7 @@ class Case:
     bytes, flops what a perfect implementation must move and compute in one call; bytes=0 means
                  that no roofline applies (call overhead)
     sum_length   the length of the longest sum behind one output: part of the allowed error
+    origin       the library that the reference is from, where that is not torch
     layout       of 4-d inputs for torchext: channels_last, or contiguous (NCHW)
     training     forward and backward, gradients of all floating inputs and parameters
     autotuned    max-autotune can change something here (on a CPU: matrix products only)
@@ -42,6 +44,7 @@ class Case:
     flops: int = 0
     sum_length: int = 1
     dtype: str = "float32"
+    origin: str = ""
     layout: str = "channels_last"
     batch: int = 1
     threads: int | None = None  # None: the run's

@@ -128,7 +128,7 @@ def open_document(parser, options):
         return document, None
     file = Path(options.json)
     if file.is_dir():
-        file /= f"{document['machine_info']['name']}.json"
+        file /= f"{document['machine_info']['name']}{'-models' if options.models else ''}.json"
     if options.resume and file.exists():
         try:
             results.merge(document, results.read(file))
@@ -138,8 +138,7 @@ def open_document(parser, options):
 
 
 def run(document, file, chosen, options):
-    done = {results.case_of(b) for part in results.PARTS for b in document[part]}
-    chosen = [(module, case) for module, case in chosen if case.name not in done]
+    chosen = remaining(document, chosen)
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     with Race(options.threads, rounds, options.contenders) as race, progress(len(chosen)) as step:
         for module, case in chosen:
@@ -147,6 +146,13 @@ def run(document, file, chosen, options):
             results.add(document, race.run(module, case))
             if file:
                 results.save(document, file)
+
+
+def remaining(document, chosen):
+    """First what has no time, then what other programs disturbed: it is kept until then."""
+    timed, disturbed = results.timed(document), results.disturbed(document)
+    missing = [(module, case) for module, case in chosen if case.name not in timed]
+    return missing + [(module, case) for module, case in chosen if case.name in disturbed]
 
 
 @contextlib.contextmanager

@@ -28,7 +28,9 @@ def new_document(device, threads, name=None):
 
 
 def add(document, outcome):
-    """Adds the case's benchmarks."""
+    """Adds the case's benchmarks, in place of earlier ones."""
+    for part in PARTS:
+        document[part] = [b for b in document[part] if case_of(b) != outcome.case.name]
     revision = document["commit_info"]["id"] + "+" * document["commit_info"]["dirty"]
     for name, entry in outcome.entries.items():
         if entry.rounds:
@@ -49,13 +51,17 @@ def add(document, outcome):
 
 
 def merge(document, old):
-    """Takes over the cases that an earlier run, here and of this revision, timed undisturbed."""
+    """Takes over the cases that an earlier run, here and of this revision, timed."""
     for key in ("machine_info", "commit_info"):
         if old[key] != document[key]:
             raise ValueError(f"its {key} is another: measured elsewhere, or by other code")
-    kept = {case_of(b) for b in old["benchmarks"]} - disturbed(old)
+    kept = timed(old)
     for part in PARTS:
         document[part] = [item for item in old[part] if case_of(item) in kept]
+
+
+def timed(document):
+    return {case_of(b) for b in document["benchmarks"]}
 
 
 def disturbed(document):
@@ -96,6 +102,7 @@ def extra_info(outcome, name):
         "contender": name,
         "ours": entry.ours,
         "version": entry.version,
+        "origin": case.origin,
         "dtype": case.dtype,
         "layout": case.layout,
         "batch": case.batch,

@@ -4,12 +4,14 @@ import contextlib
 import importlib
 import io
 import os
+import subprocess
 import tempfile
 import typing
 
+import numpy as np
 import torch
 
-from .case import bind, prepare
+from .case import MODELS, bind, prepare
 from .contenders import AbsentError, Compile, Contender
 
 
@@ -29,7 +31,7 @@ class Runtime(Contender):
         return f"{self.package} {module.__version__}"
 
     def applies(self, case):
-        return case.family == "models" and case.dtype in self.dtypes and case.device == "cpu"
+        return case.family == MODELS and case.dtype in self.dtypes and case.device == "cpu"
 
     def build(self, case):
         function, inputs = prepare(case, case.reference(), "contiguous"), case.inputs("contiguous")
@@ -85,6 +87,63 @@ class OpenVino(Runtime):
         return run
 
 
+class Ncnn(Runtime):
+    """Its models have no batch: images go through one after another."""
+
+    name = package = module = "ncnn"
+    dtypes = ("float32", "bfloat16")
+    env: typing.ClassVar = {}  # its threads are OpenMP's
+
+    def version(self, device):
+        try:
+            import pnnx
+        except ImportError:
+            raise AbsentError("pnnx, ncnn's converter, is not installed") from None
+        return f"{super().version(device)}, pnnx {pnnx.__version__}"
+
+    def bind(self, function, inputs, threads):
+        import ncnn
+
+        (x,) = inputs
+        narrow = x.dtype == torch.bfloat16
+        net = ncnn.Net()
+        net.opt.num_threads = threads
+        net.opt.use_bf16_storage = net.opt.use_bf16_packed = narrow
+        net.opt.use_fp16_storage = net.opt.use_fp16_packed = net.opt.use_fp16_arithmetic = False
+        with tempfile.TemporaryDirectory() as directory:
+            _to_ncnn(function.float(), x[:1].float(), directory)
+            for load, file in ((net.load_param, "param"), (net.load_model, "bin")):
+                if load(os.path.join(directory, f"model.ncnn.{file}")):
+                    raise RuntimeError("ncnn can't load what pnnx made: layers that ncnn lacks")
+        fed = [image.numpy() for image in x.float()]
+
+        def run():
+            found = []
+            for image in fed:
+                extractor = net.create_extractor()
+                extractor.input(net.input_names()[0], ncnn.Mat(image))
+                failed, y = extractor.extract(net.output_names()[0])
+                if failed:
+                    raise RuntimeError(f"ncnn: extract gives {failed}")
+                found.append(torch.from_numpy(np.array(y)))
+            y = torch.stack(found)
+            return [y.bfloat16() if narrow else y]
+
+        return run
+
+
+def _to_ncnn(function, x, directory):
+    """Writes model.ncnn.param and .bin."""
+    import pnnx
+
+    file = os.path.join(directory, "model.pt")
+    torch.jit.trace(function, x, check_trace=False).save(file)
+    shape = ",".join(map(str, x.shape))
+    unwanted = ("pnnxbin=/dev/null", "pnnxonnx=/dev/null")  # writing them takes half of the time
+    command = [pnnx.EXEC_PATH, file, f"inputshape=[{shape}]", "fp16=0", *unwanted]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 class Zentorch(Compile):
     """AMD's backend of torch.compile."""
 
@@ -98,7 +157,7 @@ class Zentorch(Compile):
         return f"zentorch {zentorch.__version__}"
 
     def applies(self, case):
-        return case.family == "models" and case.device == "cpu"
+        return case.family == MODELS and case.device == "cpu"
 
     def build(self, case):
         torch._dynamo.reset()
@@ -106,4 +165,4 @@ class Zentorch(Compile):
         return bind(case, torch.compile(function, backend="zentorch"), "contiguous")
 
 
-RUNTIMES = (OnnxRuntime(), OpenVino(), Zentorch())
+RUNTIMES = (OnnxRuntime(), OpenVino(), Ncnn(), Zentorch())

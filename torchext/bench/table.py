@@ -1,6 +1,10 @@
-"""The table of a result file: every case, whoever won, the slowest first within its family."""
+"""The table of a result file: every case, whoever won, the slowest first within its family.
 
-from . import results, stats
+Whole models have tables of their own: model_table.py.
+"""
+
+from . import model_table, results, stats
+from .case import MODELS
 
 COLUMNS = (
     "case",
@@ -19,7 +23,7 @@ COLUMNS = (
 
 
 def rows(document):
-    """(family, speed-up, cells) for each case and contender of ours, sorted."""
+    """(family, speed-up, cells) for each op's case and contender of ours, sorted."""
     times = {(b["group"], b["extra_info"]["contender"]): b for b in document["benchmarks"]}
     found, failed = [], []
     for b in times.values():
@@ -39,7 +43,7 @@ def rows(document):
         (item["family"], 0.0, [item["case"], item["contender"], f"failed: {reason}", *blank])
         for item, reason in failed
     ]
-    return sorted(found)
+    return sorted(row for row in found if row[0] != MODELS)
 
 
 def _cells(b, extra, other):
@@ -80,21 +84,8 @@ def families(found):
 
 
 def markdown(document):
-    """The whole report: machine, cases, families, contenders that are missing."""
-    found = rows(document)
-    summary = [
-        [family, contender, str(n), f"{mean:.2f}", f"{worst:.2f}", case, str(failed)]
-        for family, contender, n, mean, case, worst, failed in families(found)
-    ]
-    parts = [
-        _machine(document),
-        _table(COLUMNS, [cells for _, _, cells in found]),
-        _table(
-            ("family", "contender", "cases", "geometric mean", "worst", "worst case", "failed"),
-            summary,
-        ),
-        *_notes(document),
-    ]
+    """The whole report: machine, cases, families, whole models, contenders that are missing."""
+    parts = [_machine(document), *_ops(document), *_models(document), *_notes(document)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -104,11 +95,40 @@ def _machine(document):
     return (
         f"{info['name']}: {where}, {info['threads']} threads ({info['isa']}), "
         f"torch {info['torch']}, torchext {info['torchext']} at {commit['id']}"
-        f"{' (changed)' if commit['dirty'] else ''}, {document['datetime'][:10]}.\n"
+        f"{' (changed)' if commit['dirty'] else ''}, {document['datetime'][:10]}."
+    )
+
+
+def _ops(document):
+    found = rows(document)
+    if not found:
+        return []
+    summary = [
+        [family, contender, str(n), f"{mean:.2f}", f"{worst:.2f}", case, str(failed)]
+        for family, contender, n, mean, case, worst, failed in families(found)
+    ]
+    header = ("family", "contender", "cases", "geometric mean", "worst", "worst case", "failed")
+    return [
         "Speed-up: the fastest other contender's time over ours, the median of per-round ratios; "
         "above 1, ours is faster.\nRoofline: the time that copying the necessary bytes (or the "
-        "multiply-adds) takes on this machine, over our fastest."
-    )
+        "multiply-adds) takes on this machine, over our fastest.",
+        _table(COLUMNS, [cells for _, _, cells in found]),
+        _table(header, summary),
+    ]
+
+
+def _models(document):
+    found = model_table.rows(document)
+    if not found:
+        return []
+    return [
+        "Whole models in inference: medians in ms, the fastest in bold. x: the other's time over "
+        "ours, the median of per-round ratios; above 1, ours is faster. Eager's is its faster "
+        "layout's. reference: whose model all contenders run.",
+        _table(*model_table.times(found)),
+        "Geometric means (of so many cases, where not all).",
+        _table(*model_table.means(found)),
+    ]
 
 
 def _table(header, body):

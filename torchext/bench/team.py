@@ -43,8 +43,10 @@ class Remote:
         environment = {k: v for k, v in os.environ.items() if k not in DEFAULTS}
         environment |= BINDING | {
             "OMP_NUM_THREADS": str(self.threads),
+            "TORCHEXT_DISABLE": "1",  # PyTorch's own ops in all but ours, whose env says otherwise
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compilers beside the timed calls
+            "TORCHINDUCTOR_COMPILE_THREADS": str(self.threads),
+            "TORCH_WARM_POOL": "0",  # no processes of compilers beside the timed calls
             # Whether glibc gives the memory of a large result back, to be made anew five times as
             # slowly, is luck: no process does.
             "MALLOC_MMAP_THRESHOLD_": str(4 << 30),

@@ -18,21 +18,20 @@ class CpuTimer:
         """Samples from `seconds` of calls, at least one."""
         call()  # wakes the thread pool and brings the data back into this core's caches
         clock = time.perf_counter
-        start = clock()
-        call()  # a slow moment must not decide for all turns: the fastest such call does
-        self.calls = max(self.calls, math.ceil(SAMPLE_S / (clock() - start)))
-        samples = []
         gc.disable()
-        end = clock() + seconds
-        while True:
+        start = clock()
+        call()
+        once, end = clock() - start, start + seconds
+        # A slow moment must not decide for all turns: the fastest such call does.
+        self.calls = max(self.calls, math.ceil(SAMPLE_S / once))
+        samples = [once] if self.calls == 1 else []  # of whole models often the turn's only one
+        while not samples or clock() < end:
             start = clock()
             for _ in repeat(None, self.calls):
                 call()
-            stop = clock()
-            samples.append((stop - start) / self.calls)
-            if stop >= end:
-                gc.enable()
-                return samples
+            samples.append((clock() - start) / self.calls)
+        gc.enable()
+        return samples
 
 
 class CudaTimer:
