@@ -1,5 +1,7 @@
 """accelerate() over other people's models, on request (`--long -k sweep -s` lists the speeds)."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -15,6 +17,8 @@ TIMM = (
     *("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"),
     *("cait_xxs24_224", "swin_tiny_patch4_window7_224", "crossvit_tiny_240"),
 )
+# torchvision's of over 600 million parameters: with copies, and panels, over 8 GB.
+HUGE = ("regnet_y_128gf", "vit_h_14")
 
 
 def sweep(name, model, *args, **kwargs):
@@ -43,14 +47,23 @@ def _tensors(outputs):
     return [x for x in torch.utils._pytree.tree_leaves(outputs) if isinstance(x, torch.Tensor)]
 
 
-def test_torchvision():
-    torchvision = pytest.importorskip("torchvision")
-    for name in torchvision.models.list_models(module=torchvision.models):
-        kwargs = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-        size = 299 if name == "inception_v3" else 224
-        torch.manual_seed(0)
-        model = torchvision.models.get_model(name, **kwargs)
-        sweep(f"torchvision {name}", model, torch.randn(1, 3, size, size))
+def pytest_generate_tests(metafunc):
+    if "torchvision_name" not in metafunc.fixturenames:
+        return
+    names = []
+    if metafunc.config.getoption("--long") and importlib.util.find_spec("torchvision"):
+        models = importlib.import_module("torchvision.models")
+        names = models.list_models(module=models, exclude=HUGE)
+    metafunc.parametrize("torchvision_name", names)
+
+
+def test_torchvision(torchvision_name):
+    torchvision, name = pytest.importorskip("torchvision"), torchvision_name
+    kwargs = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    size = 299 if name == "inception_v3" else 224
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, **kwargs)
+    sweep(f"torchvision {name}", model, torch.randn(1, 3, size, size))
 
 
 @pytest.mark.parametrize("name", TIMM)

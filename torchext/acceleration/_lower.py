@@ -11,10 +11,12 @@ from ..ops._activation import KINDS
 from ..ops._packed import pack
 from ..ops._winograd import pack_winograd
 from . import _onednn
-from ._attention import pack_attention
+from ._attention import attention_qkv, pack_attention
 from ._capture import aten, batch_norm
 from ._places import Builder, Candidate, Chain, Place, WithKeywords, channels_last, conv2d, linear
 from ._products import ACTIVATIONS, activation_of, find_products, fold
+from ._scores import fuse_attention
+from ._windows import fuse_windows, window_attention
 
 ops = torch.ops.torchext
 FEW_ROWS = 8  # so few rows of a linear layer read its weight where it is: packing wins nothing
@@ -38,6 +40,8 @@ def constants_of(graph, sources):
 def lower(program, precision):
     """Rewrites the program's graph; returns its places."""
     graph, rewriter = program.graph, _Rewriter(program.graph)
+    fuse_attention(graph)
+    fuse_windows(program)
     pack_attention(graph)
     constants = constants_of(graph, program.sources)
     products = find_products(graph, constants)
@@ -262,6 +266,14 @@ def _attention(q, k, v, mask=None, dropout=0.0, causal=False, *, scale=None, ena
     return F.scaled_dot_product_attention, (q, k, v, mask, 0.0, causal, scale, enable_gqa)
 
 
+def _attention_qkv(*args):
+    return ops.attention_qkv_inference.default, args
+
+
+def _window_attention(qkv, mask, *args):
+    return ops.window_attention_inference.default, (qkv, *args)
+
+
 def _lstm(*args):
     return F.lstm, args
 
@@ -275,6 +287,8 @@ LAYERS = {
     batch_norm: _batch_norm,
     aten.softmax.int: _softmax,
     aten.scaled_dot_product_attention.default: _attention,
+    attention_qkv: _attention_qkv,
+    window_attention: _window_attention,
     aten.lstm.input: _lstm,
 }
 
