@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import math
 import pickle
 import threading
 import time
@@ -273,13 +274,64 @@ def test_the_fastest_candidate_is_chosen(monkeypatch):
 
     first = place(source, 0.02, 0.001)
     second = place(first.node, 0.02, 0.001)
-    third = place(second.node, 0.0, 0.01, 0.0)
+    third = place(second.node, 0.005, 0.02, 0.005)
     graph.output(third.node)
     _tuning.tune(graph, [first, second, third], {source: x})
     assert [p.chosen for p in (first, second, third)] == [1, 1, 0]
     assert first.times == second.times
-    assert [first.node.args, third.node.args] == [(source, 0.001), (second.node, 0.0)]
-    assert ran[:9] == [0.02, 0.02, 0.0, 0.001, 0.001, 0.01, 0.02, 0.02, 0.0]
+    assert [first.node.args, third.node.args] == [(source, 0.001), (second.node, 0.005)]
+    assert ran[:9] == [0.02, 0.02, 0.005, 0.001, 0.001, 0.02, 0.02, 0.02, 0.005]
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, y):
+        return self.linear(x) - y
+
+
+def test_a_tensor_given_twice_is_two_inputs():
+    model, x, y = Two().eval(), torch.randn(3, 4), torch.randn(3, 4)
+    fast = torchext.accelerate(model, (x, x))
+    with torch.no_grad():
+        assert_same(fast(x, y), model(x, y))
+        assert_same(fast(x, x), model(x, x))
+
+
+def test_layers_of_constants_are_no_places():
+    class Bias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp, self.points = nn.Linear(2, 5), nn.Parameter(torch.randn(7, 2))
+
+        def forward(self, x):
+            return x + self.mlp(self.points)
+
+    model, x = Bias().eval(), torch.randn(7, 5)
+    fast = torchext.accelerate(model, x, strict=True)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+
+
+def test_error_of_other_structures():
+    x = torch.randn(3)
+    assert _forward.error_of((x, x), (x,)) == _forward.error_of((x,), [x]) == math.inf
+    assert _forward.error_of({"a": x}, {"a": x}) == 0
+
+
+def test_shapes_share_what_was_prepared():
+    model, x = settled(Residual()), torch.randn(IMAGE)
+    fast = torchext.accelerate(model, x)
+    fast(x[:1])
+    for change in (lambda: None, lambda: model.conv1.weight.data.mul_(2)):
+        change()
+        torchext.refresh(fast)
+        one, other = ({v.data_ptr() for v in c._values} for c in fast.forward._compiled.values())
+        assert len(one & other) >= len(one) - 1  # biases of a fold are made with it
+        with torch.no_grad():
+            assert_same(fast(x[:1]), model(x[:1]))
 
 
 def test_shapes_are_prepared_while_others_call():

@@ -12,10 +12,12 @@ from ._tuning import evaluate, tune
 
 class Compiled:
     """`run(*tensors)` gives what the model's forward gives. Weights are prepared (folded, packed)
-    once, by `refresh`, and known by their versions."""
+    once, by `refresh`, and known by their versions; `prepared`, a WeakValueDictionary, has those
+    that the model's other shapes hold."""
 
-    def __init__(self, program, places, dtype):
+    def __init__(self, program, places, dtype, prepared):
         self.program, self.places, self.dtype = program, places, dtype
+        self.prepared = prepared
         self.graph = program.graph
         self._keep_formats()
 
@@ -60,12 +62,23 @@ class Compiled:
             self.refresh()
 
     def _evaluated(self, constants):
-        env = {}
-        for node, tensor in zip(self.program.sources, self.sources(), strict=True):
+        # By all versions together: of a batch norm's buffers, only the number of batches has one
+        # that PyTorch's own kernels count up.
+        sources = self.sources()
+        versions = hash(tuple(None if x.is_inference() else x._version for x in sources))
+        env, keys = {}, {}
+        for node, tensor in zip(self.program.sources, sources, strict=True):
             env[node] = self._cast(tensor.detach())
+            keys[node] = id(tensor), versions
         for node in constants:
-            if node not in env:
-                env[node] = evaluate(node, env)
+            if node in env:
+                continue
+            keys[node] = f"{node.target}{fx.map_arg((node.args, node.kwargs), keys.get)}"
+            env[node] = value = self.prepared.get(keys[node])
+            if value is None:
+                env[node] = value = evaluate(node, env)
+                if isinstance(value, torch.Tensor):
+                    self.prepared[keys[node]] = value
         return env
 
     def _cast(self, x):

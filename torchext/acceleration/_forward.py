@@ -1,6 +1,8 @@
 """The forward of an accelerated model: the fast path where it is the same, the model's own else."""
 
 import copy
+import math
+import weakref
 
 import torch
 from torch.utils import _pytree as pytree
@@ -33,16 +35,20 @@ class Accelerated(StandIn):
     def _forget(self):  # code is made again when it is needed
         self.report = self.model.torchext_report = Report(type(self.model).__name__)
         self._compiled = {}  # the call's key -> Compiled, or why there is none
+        self._prepared = weakref.WeakValueDictionary()
         self._tree = self._settings = None
         self._by_layers = False
 
     def __call__(self, *args, **kwargs):
+        # torch.export sets is_compiling() for all threads: those that wait for it don't compile.
+        if torch.compiler.is_dynamo_compiling() or (
+            torch.compiler.is_compiling() and _GATE.is_open()
+        ):
+            return self.own_forward(*args, **kwargs)
         with _GATE:
             return self._call(args, kwargs)
 
     def _call(self, args, kwargs):
-        if torch.compiler.is_compiling():
-            return self.own_forward(*args, **kwargs)
         tensors, key = _key(args, kwargs)
         if tensors is None or not self._applies(tensors):
             return self.own_forward(*args, **kwargs)
@@ -81,6 +87,7 @@ class Accelerated(StandIn):
     def refresh(self):
         if self._settings != _settings_of(self.model):
             self._compiled.clear()
+        self._prepared.clear()
         for compiled in self._compiled.values():
             if not isinstance(compiled, str):
                 compiled.refresh()
@@ -91,7 +98,8 @@ class Accelerated(StandIn):
             return self._give_up(f"more than {MOST_SHAPES} shapes of input", refuse=False)
         try:
             model = self._captured_model()
-            cast = [x.to(self.dtype) if self._is_cast(x) else x for x in tensors]
+            # Each a tensor of its own: of one that came twice, the graph would have one input.
+            cast = [x.to(self.dtype) if self._is_cast(x) else x.detach() for x in tensors]
             program = capture(model, *_with_tensors(args, kwargs, cast), self.model)
         except NotCapturedError as error:
             why = self._give_up(str(error))
@@ -99,7 +107,7 @@ class Accelerated(StandIn):
             return why
         raise_to_aten(program.graph)
         tidy(program.graph)
-        compiled = Compiled(program, lower(program, self.precision), self.dtype)
+        compiled = Compiled(program, lower(program, self.precision), self.dtype, self._prepared)
         compiled.tune(tensors)
         compiled.prepare()
         self.report.places(compiled.places)
@@ -242,9 +250,13 @@ def _settings_of(model):
 
 
 def error_of(ours, expected):
-    """The largest difference, of the largest value."""
+    """The largest difference, of the largest value; infinite if they are not of the same kind."""
+    ours, spec = pytree.tree_flatten(ours)
+    expected, expected_spec = pytree.tree_flatten(expected)
+    if spec != expected_spec:
+        return math.inf
     worst = 0.0
-    for a, b in zip(pytree.tree_leaves(ours), pytree.tree_leaves(expected), strict=True):
+    for a, b in zip(ours, expected, strict=True):
         if isinstance(b, torch.Tensor) and b.is_floating_point() and b.numel():
             scale = b.abs().max().item() or 1.0
             worst = max(worst, ((a - b).abs().max() / scale).item())

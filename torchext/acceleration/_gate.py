@@ -31,6 +31,10 @@ class Gate:
                 self._passing -= 1
                 self._changed.notify_all()
 
+    def is_open(self):
+        """Also for who builds."""
+        return self._builder in (None, threading.get_ident())
+
     @contextlib.contextmanager
     def alone(self):
         me = threading.get_ident()

@@ -86,7 +86,7 @@ def find_products(graph, constants):
     """Every product of the graph; `constants` are the nodes that no input reaches."""
     taken, found = set(), []
     for node in graph.nodes:
-        if node.target not in (aten.conv2d.default, aten.linear.default):
+        if node.target not in (aten.conv2d.default, aten.linear.default) or node in constants:
             continue
         if node.args[1] not in constants or _value(node.args[1]).dim() not in (2, 4):
             continue

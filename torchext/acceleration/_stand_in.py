@@ -33,19 +33,20 @@ class StandIn:
         self._hooks_seen = self._hooked = None
         self._forget()
 
-    @property
-    def own_forward(self):
-        return self.own or MethodType(type(self.model).forward, self.model)
+    def own_forward(self, *args, **kwargs):
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        return type(self.model).forward(self.model, *args, **kwargs)
 
     # torch.export and whoever else looks at a model's forward sees its own.
 
     @property
     def __signature__(self):
-        return inspect.signature(self.own_forward)
+        return inspect.signature(self.own or MethodType(type(self.model).forward, self.model))
 
     @property
     def __code__(self):
-        return self.own_forward.__code__
+        return (self.own or type(self.model).forward).__code__
 
     def hooked(self):
         """The names of inner modules with hooks, which only the model's own forward calls."""
