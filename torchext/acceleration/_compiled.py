@@ -1,5 +1,6 @@
 """A program made ready to run for one shape of input: its weights prepared, its code generated."""
 
+import hashlib
 import operator
 
 import torch
@@ -73,7 +74,7 @@ class Compiled:
         for node in constants:
             if node in env:
                 continue
-            keys[node] = f"{node.target}{fx.map_arg((node.args, node.kwargs), keys.get)}"
+            keys[node] = _digest(node.target, *fx.map_arg((node.args, node.kwargs), keys.get))
             env[node] = value = self.prepared.get(keys[node])
             if value is None:
                 env[node] = value = evaluate(node, env)
@@ -111,6 +112,11 @@ class Compiled:
             constants = constants_of(self.graph, self.program.sources)
             env = dict(zip(self.program.inputs, map(self._cast, tensors), strict=True))
             tune(self.graph, self.places, env | self._evaluated(constants))
+
+
+def _digest(*parts):
+    """Short for what they print: those of a node's inputs are in its own."""
+    return hashlib.sha1(repr(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def _in_format(x, contiguous):
