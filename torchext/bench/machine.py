@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from .._load import build_info
+from .._sources import digest_of
 from .._version import __version__
 
 # Of /proc/cpuinfo's flags, those that decide which kernels run.
@@ -30,6 +32,7 @@ def describe(device, threads, name=None):
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torchext": __version__,
+        "code": code(),
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -49,6 +52,11 @@ def _slug(facts):
     words = re.sub(r"\(.*?\)|\d+-Core|@.*|CPU|Processor", " ", name).lower()
     words = re.findall(r"[a-z0-9]+", words)
     return "-".join(words if "gpu" in facts else [*words, f"{facts['cpu']['count']}core"])
+
+
+def code():
+    """A fingerprint of what runs: the compiled library's sources, and the Python ones."""
+    return f"{build_info().get('sources')} {digest_of(Path(__file__).parent.parent, '*.py')}"
 
 
 def revision():
