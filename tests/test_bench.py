@@ -230,6 +230,14 @@ def test_peers_run_without_torchexts_ops():
     assert contenders.Torchext.env["TORCHEXT_DISABLE"] == "0"
 
 
+def test_peak_memory_is_that_of_a_call():
+    one, peaks = worker.ContenderWorker("torchext.bench.contenders", "Eager"), []
+    for size in (200 << 20, 0):
+        one.calls = {"call": lambda size=size: len(bytearray(size))}
+        peaks.append(one.peak_bytes())
+    assert 190 << 20 < peaks[0] - peaks[1] < 260 << 20
+
+
 def test_a_turn_of_slow_calls_wastes_none():
     """One wakes threads and caches; each further one is a sample."""
     made = []

@@ -24,6 +24,7 @@ class Row:
     origin: str
     seconds: dict  # contender -> median
     ratios: dict  # contender, or FASTEST -> its time over ours
+    megabytes: dict  # contender -> of memory, at most
     failed: set  # contenders
 
     @property
@@ -54,7 +55,8 @@ def _row(case, timed, failed):
     extras = [b["extra_info"] for b in timed.values()]
     seconds = {contender: b["stats"]["median"] for contender, b in timed.items()}
     origin = extras[0]["origin"] if extras else ""
-    return Row(name, int(batch[1:]), dtype, origin, seconds, _ratios(extras), failed)
+    memory = {extra["contender"]: extra.get("peak_mb") for extra in extras}
+    return Row(name, int(batch[1:]), dtype, origin, seconds, _ratios(extras), memory, failed)
 
 
 def _ratios(extras):
@@ -81,6 +83,17 @@ def times(found):
         ratios = [_ratio(row.ratios.get(name)) for name in shown]
         lines.append([row.name, str(row.batch), row.dtype, *cells, *ratios, row.origin])
     return header, lines
+
+
+def memory(found):
+    """(header, lines) of the most memory that each contender's process had during a call, in MB"""
+    contenders = _in_order(row.seconds for row in found)
+    lines = []
+    for row in found:
+        cells = [row.megabytes.get(name) for name in contenders]
+        cells = [f"{mb:.0f}" if mb else "" for mb in cells]
+        lines.append([row.name, str(row.batch), row.dtype, *cells])
+    return ["model", "batch", "dtype", *contenders], lines
 
 
 def means(found):

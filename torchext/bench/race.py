@@ -1,5 +1,6 @@
 """Runs a case: the gate first, then all contenders in turns, in short bursts, for many rounds."""
 
+import contextlib
 import dataclasses
 import math
 import random
@@ -27,6 +28,7 @@ class Entry:
     verdict: Verdict = dataclasses.field(default_factory=Verdict)
     rounds: list = dataclasses.field(default_factory=list)  # samples, round by round
     calls: int = 1  # timed together in each sample
+    peak_bytes: int | None = None  # of memory, during a call
     speedup: dict | None = None  # ours only: see stats.speedups
 
     def drop(self, status, reason):
@@ -78,6 +80,9 @@ class Race:
         self._gate(_runs(entries, ours=False), entries, "build", identity, judged)
         if not _runs(entries, ours=True):
             return self._give_up(outcome, _why_not(entries))
+        for name in _runs(entries):
+            with contextlib.suppress(WorkerError):  # who dies of it is found out below
+                entries[name].peak_bytes = self.team[name].ask("peak_bytes")
         self._time(case, identity, outcome)
         self._gate(_runs(entries), entries, "check", judged)
         if not _runs(entries, ours=True):

@@ -117,6 +117,7 @@ def extra_info(outcome, name):
         "roofline_percent": 100 * least / fastest if least else None,
         "roofline_gb_per_s": limits["bytes_per_s"] / 1e9 if limits else None,
         "roofline_gflop_per_s": limits["flops_per_s"] / 1e9 if limits else None,
+        "peak_mb": entry.peak_bytes and entry.peak_bytes / 1e6,
         "speedup": entry.speedup,
         "round_medians": [statistics.median(samples) for samples in entry.rounds],
         "intruders": outcome.intruders,

@@ -128,6 +128,8 @@ def _models(document):
         _table(*model_table.times(found)),
         "Geometric means (of so many cases, where not all).",
         _table(*model_table.means(found)),
+        "The most memory that a contender's process has during a call, in MB, libraries and all.",
+        _table(*model_table.memory(found)),
     ]
 
 

@@ -8,11 +8,13 @@ import ctypes
 import dataclasses
 import gc
 import importlib
+import re
 import signal
 import sys
 import tempfile
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -67,6 +69,16 @@ class ContenderWorker(Worker):
         self.add("call", self.contender.build(self.case))
         give_back_memory()
         return self.check(judged)
+
+    def peak_bytes(self):
+        """The most memory the process has during a call, libraries and all; None if unknown."""
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+            self.calls["call"]()
+            status = Path("/proc/self/status").read_text()
+        except OSError:
+            return None
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
     def check(self, judged):
         """The Verdict on a new output."""
