@@ -352,16 +352,19 @@ def check_dtensor(rank):
 
 
 @pytest.mark.parametrize("wrap", ["DDP", "FSDP2"])
-def test_data_parallel(wrap, tmp_path):
-    spawn_two(check_data_parallel, tmp_path, wrap)
+@pytest.mark.parametrize("accelerated", [None, "inference", "training"])
+def test_data_parallel(wrap, accelerated, tmp_path):
+    spawn_two(check_data_parallel, tmp_path, wrap, accelerated)
 
 
-def check_data_parallel(rank, wrap):
+def check_data_parallel(rank, wrap, accelerated):
     """One step on halves of a batch moves the weights as a step on the whole of it does."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
     ours, theirs = (m.eval() for m in make_twins())  # statistics would be of half a batch
+    if accelerated:
+        ours = torchext.accelerate(ours, mode=accelerated)
     if wrap == "DDP":
         parallel = nn.parallel.DistributedDataParallel(ours)
     else:

@@ -80,6 +80,9 @@ class Accelerated(StandIn):
             ]
         if self.model.training or any(m.training for _, _, m in self._tree if m is not None):
             return False
+        if type(self.model) is not self.kind:  # FSDP2 does that, and hides changes of weights
+            self.report.note(f"the model's own forward: its class became {type(self.model)}")
+            return False
         if hooked := self.hooked():
             self.report.note(f"the model's own forward: hooks on {', '.join(hooked)}")
         return not hooked

@@ -18,11 +18,12 @@ class StandIn:
     """`model` is the copy, `source` the original. Pickles and copies keep the attributes of `KEPT`;
     `_forget` makes the others anew."""
 
-    KEPT = ("model", "source", "own")
+    KEPT = ("model", "source", "own", "kind")
 
     def __init__(self, model, source):
         self.model, self.source = model, source
         self.own = model.__dict__.get("forward")  # where the user has put another one in
+        self.kind = type(model)
         self._hooks_seen = self._hooked = None
 
     def __getstate__(self):
