@@ -351,8 +351,10 @@ def check_dtensor(rank):
                 assert_close(shards.grad.full_tensor(), whole.grad)
 
 
-@pytest.mark.parametrize("wrap", ["DDP", "FSDP2"])
-@pytest.mark.parametrize("accelerated", [None, "inference", "training"])
+@pytest.mark.parametrize(
+    ("wrap", "accelerated"),
+    [("DDP", None), ("FSDP2", None), ("DDP", "inference"), ("FSDP2", "inference")],
+)
 def test_data_parallel(wrap, accelerated, tmp_path):
     spawn_two(check_data_parallel, tmp_path, wrap, accelerated)
 
