@@ -9,24 +9,8 @@ namespace torchext {
 
 void launch(const cpu::Winograd& p, void* stream);
 
-namespace {
-
-// An image of these sizes with adjacent channels, of the type computed in.
-Laid channels_last(DType dtype, int64_t N, int64_t C, int64_t H, int64_t W, const void* x,
-                   const Strides& stride) {
-  cpu::Image image{};
-  image.dtype = dtype;
-  image.N = N, image.C = C;
-  image.H = image.rows = H, image.W = image.columns = W;
-  image.step_h = image.step_w = 1;
-  image.x = x, image.x_stride = stride;
-  return lay_out(image, true);
-}
-
-}  // namespace
-
 void launch(const Conv2dWinograd& p, void* stream) {
-  const Laid x = channels_last(p.dtype, p.N, p.C, p.H, p.W, p.x, p.x_stride);
+  const Laid x = lay_out(plain_image(p.dtype, p.N, p.C, p.H, p.W, p.x, p.x_stride), true);
   Laid residual{};
   cpu::Winograd winograd{};
   winograd.dtype = p.dtype;
@@ -34,7 +18,8 @@ void launch(const Conv2dWinograd& p, void* stream) {
   winograd.OW = p.OW, winograd.top = p.h.padding, winograd.left = p.w.padding;
   winograd.x = x.data, winograd.x_stride = {x.n, 1, x.row, x.column};
   if (p.residual != nullptr) {
-    residual = channels_last(p.dtype, p.N, p.O, p.OH, p.OW, p.residual, p.residual_stride);
+    residual =
+        lay_out(plain_image(p.dtype, p.N, p.O, p.OH, p.OW, p.residual, p.residual_stride), true);
     winograd.residual = residual.data;
     winograd.residual_stride = {residual.n, 1, residual.row, residual.column};
   }

@@ -47,6 +47,18 @@ inline bool readable_in_place(const cpu::Image& p) {
   return plain && p.y == nullptr && is_computed_in(p.dtype) && p.x_stride.c == 1;
 }
 
+// x as it is: nothing around its pixels or between them.
+inline cpu::Image plain_image(DType dtype, int64_t N, int64_t C, int64_t H, int64_t W,
+                              const void* x, const Strides& stride) {
+  cpu::Image image{};
+  image.dtype = dtype;
+  image.N = N, image.C = C;
+  image.H = image.rows = H, image.W = image.columns = W;
+  image.step_h = image.step_w = 1;
+  image.x = x, image.x_stride = stride;
+  return image;
+}
+
 inline cpu::Image without_padding(cpu::Image image) {
   image.top = image.left = 0, image.rows = image.H, image.columns = image.W;
   return image;
@@ -84,12 +96,7 @@ struct Margin {
 inline cpu::Image gated_gradient(const Conv2dShape& p, const void* grad_y,
                                  const Strides& grad_y_stride, const void* y,
                                  const Strides& y_stride, Activation activation) {
-  cpu::Image image{};
-  image.dtype = p.dtype;
-  image.N = p.N, image.C = p.O, image.H = p.OH, image.W = p.OW;
-  image.rows = p.OH, image.columns = p.OW;
-  image.step_h = image.step_w = 1;
-  image.x = grad_y, image.x_stride = grad_y_stride;
+  cpu::Image image = plain_image(p.dtype, p.N, p.O, p.OH, p.OW, grad_y, grad_y_stride);
   image.y = y, image.y_stride = y_stride;
   image.activation = activation;
   return image;
@@ -123,15 +130,8 @@ inline Segments segments_of(const Conv2dShape& p, const Laid& x) {
 inline bool is_depthwise(const Conv2dShape& p) { return p.groups == p.C && p.groups == p.O; }
 
 inline cpu::Image padded_input(const Conv2dShape& p, const void* x, const Strides& x_stride) {
-  cpu::Image image{};
-  image.dtype = p.dtype;
-  image.N = p.N, image.C = p.C, image.H = p.H, image.W = p.W;
-  image.rows = p.H + 2 * p.h.padding;
-  image.columns = p.W + 2 * p.w.padding;
-  image.top = p.h.padding, image.left = p.w.padding;
-  image.step_h = image.step_w = 1;
-  image.x = x;
-  image.x_stride = x_stride;
+  cpu::Image image = plain_image(p.dtype, p.N, p.C, p.H, p.W, x, x_stride);
+  add_margins(image, {p.h.padding, p.h.padding}, {p.w.padding, p.w.padding});
   return image;
 }
 
@@ -172,15 +172,9 @@ inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
 
 // A depthwise weight as [tap][channel].
 inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides& stride) {
-  cpu::Image image{};
-  image.dtype = p.dtype;
-  image.N = 1, image.C = p.O;
-  image.H = image.rows = p.h.kernel;
-  image.W = image.columns = p.w.kernel;
-  image.step_h = image.step_w = 1;
-  image.x = weight;
-  image.x_stride = {0, stride.n, stride.h, stride.w};
-  return lay_out(image, false);
+  return lay_out(plain_image(p.dtype, 1, p.O, p.h.kernel, p.w.kernel, weight,
+                             {0, stride.n, stride.h, stride.w}),
+                 false);
 }
 
 // What a depthwise filter reads: the image as it is, or a padded one where it can't be read in
