@@ -7,8 +7,8 @@ from math import prod
 import torch
 from torch import fx
 
-from ._capture import aten
-from ._raise import _emitter
+from ._capture import aten, evaluate
+from ._raise import emitter
 
 # What only renames elements.
 _VIEWS = (
@@ -119,8 +119,7 @@ def value_of(node, given):
         if one.op == "placeholder":
             values[one] = given(one)
         elif torch.Tag.nondeterministic_seeded not in getattr(one.target, "tags", ()):
-            args, kwargs = fx.map_arg((one.args, one.kwargs), values.__getitem__)
-            values[one] = one.target(*args, **kwargs)
+            values[one] = evaluate(one, values)
         if values.get(one) is None:
             return None
     return values[node]
@@ -133,7 +132,7 @@ def arguments(q, k, v, mask=None, dropout=0.0, causal=False, *, scale=None, enab
 def _replace(graph, node, root, turned, mask):
     """The packed op for the node, its result seen as the node's."""
     *batch, H, N, D = shape_of(node)
-    B, emit = prod(batch), _emitter(graph, node)
+    B, emit = prod(batch), emitter(graph, node)
     _, _, causal, scale = arguments(*node.args, **node.kwargs)
     packed = emit(aten.reshape.default, root, (N, B, 3, H, D) if turned else (B, N, 3, H, D))
     if turned:

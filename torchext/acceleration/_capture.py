@@ -66,6 +66,12 @@ def _slot(model, path):
     return held, name
 
 
+def evaluate(node, env):
+    """The value of a call, by those of its inputs."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+    return node.target(*args, **kwargs)
+
+
 def tidy(graph):
     """Fewer spellings of the same: what the patterns need not know."""
     for node in list(graph.nodes):

@@ -7,8 +7,9 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from ._capture import evaluate
 from ._lower import constants_of
-from ._tuning import evaluate, tune
+from ._tuning import tune
 
 
 class Compiled:

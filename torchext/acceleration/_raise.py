@@ -106,13 +106,13 @@ def raise_to_aten(graph):
         if in_aten is None or not name.name.endswith("_inference"):
             continue
         with graph.inserting_before(node):
-            new = in_aten(_emitter(graph, node), *node.args)
+            new = in_aten(emitter(graph, node), *node.args)
         if new is not None:
             node.replace_all_uses_with(new)
             graph.erase_node(node)
 
 
-def _emitter(graph, origin):
+def emitter(graph, origin):
     """Makes nodes in the place of `origin`, with the values that fakes give them."""
 
     def emit(target, *args, **kwargs):

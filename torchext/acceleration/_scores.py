@@ -13,7 +13,7 @@ from torch import fx
 
 from ._attention import SDPA, arguments, shape_of, value_of
 from ._capture import aten
-from ._raise import _emitter
+from ._raise import emitter
 from ._spelling import respell
 
 _PRODUCTS = (aten.matmul.default, aten.bmm.default)
@@ -28,7 +28,7 @@ def fuse_attention(graph):
     for node in list(graph.nodes):
         if node.target is aten.softmax.int and (found := _around(node)) is not None:
             with graph.inserting_before(found.last):
-                found.replace(_emitter(graph, node))
+                found.replace(emitter(graph, node))
             count += 1
     for node in graph.nodes:
         if node.target is SDPA:

@@ -2,7 +2,7 @@
 
 from ._attention import shape_of
 from ._capture import aten
-from ._raise import _emitter
+from ._raise import emitter
 
 _FILLED = {
     aten.new_zeros.default: 0,
@@ -18,7 +18,7 @@ def respell(graph):
             continue
         new = None
         with graph.inserting_before(node):
-            emit = _emitter(graph, node)
+            emit = emitter(graph, node)
             if node.target in _FILLED:
                 new = _filled(emit, node)
             elif _is_idle(node):

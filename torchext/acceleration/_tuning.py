@@ -7,14 +7,11 @@ import time
 import torch
 from torch import fx
 
+from ._capture import evaluate
+
 PATIENCE = 2  # rounds without news after which minima are believed
 MOST_SECONDS = 5.0
 NEWS = 0.99  # of the sum of all times
-
-
-def evaluate(node, env):
-    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    return node.target(*args, **kwargs)
 
 
 def tune(graph, places, env):

@@ -14,7 +14,7 @@ from torch import fx, nn
 from ..ops import window_attention as _op
 from ._attention import SDPA, arguments, elements_of, follow, is_view, root_of, shape_of, value_of
 from ._capture import aten
-from ._raise import _emitter
+from ._raise import emitter
 
 _LINEAR = aten.linear.default
 
@@ -185,7 +185,7 @@ def _replace(graph, node, windows, path):
     mask, _, _, scale = arguments(*node.args, **node.kwargs)
     N, value, replaced = shape_of(node)[-2], node.meta["val"], [node, *path]
     with graph.inserting_before(replaced[-1]):
-        emit = _emitter(graph, node)
+        emit = emitter(graph, node)
         whole = {"dtype": value.dtype, "device": value.device}
         if mask is None:
             mask = emit(aten.full.default, (1, windows.heads, N, N), 0.0, **whole)
@@ -196,12 +196,12 @@ def _replace(graph, node, windows, path):
         table = emit(aten.reshape.default, table, (N * N, windows.heads))
         index = emit(aten.arange.default, N * N, device=value.device)
         linear = windows.linear
-        y = _emitter(graph, linear)(_LINEAR, windows.image, *linear.args[1:])
+        y = emitter(graph, linear)(_LINEAR, windows.image, *linear.args[1:])
         rest = (list(windows.size), list(windows.shift), scale)
         y = emit(window_attention, y, mask, table, index, *rest)
         for linear in path:
             if linear.target is _LINEAR:
-                y = _emitter(graph, linear)(_LINEAR, y, *linear.args[1:])
+                y = emitter(graph, linear)(_LINEAR, y, *linear.args[1:])
     replaced[-1].replace_all_uses_with(y)
     for old in reversed(replaced):  # the attention may draw random numbers, as far as fx knows
         graph.erase_node(old)
