@@ -7,6 +7,7 @@ import weakref
 import torch
 from torch.utils import _pytree as pytree
 
+from .. import _memory
 from ..ops._op import _nothing_but_kernels
 from ._capture import NotCapturedError, capture, tidy
 from ._compiled import Compiled
@@ -57,6 +58,7 @@ class Accelerated(StandIn):
             with _GATE.alone():
                 compiled = self._compiled.get(key) or self._build(args, kwargs, tensors)
                 self._compiled[key] = compiled
+                _memory.give_back()
         if isinstance(compiled, str):
             return self.own_forward(*args, **kwargs)
         compiled.follow()

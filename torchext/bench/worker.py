@@ -6,7 +6,6 @@ tuples (method name, arguments...), answers ("ok", value) or ("error", text).
 
 import ctypes
 import dataclasses
-import gc
 import importlib
 import re
 import signal
@@ -18,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from .case import flatten, load
+from .. import _memory
+from .case import find, flatten
 from .contenders import AbsentError
 from .gate import check, judge
 from .roofline import Yardsticks
@@ -33,8 +33,8 @@ class Worker:
 
     def load(self, module, name, device, threads):
         self.calls, self.timers = {}, {}
-        give_back_memory()
-        _, case = load([module])[name]
+        _memory.give_back()  # by team.py's settings all of it was kept
+        case = find(module, name)
         self.case = dataclasses.replace(case, device=device)
         self.threads = case.threads or threads
         torch.set_num_threads(self.threads)
@@ -67,7 +67,7 @@ class ContenderWorker(Worker):
     def build(self, case, judged):
         self.load(*case)
         self.add("call", self.contender.build(self.case))
-        give_back_memory()
+        _memory.give_back()
         return self.check(judged)
 
     def peak_bytes(self):
@@ -126,15 +126,6 @@ def main(descriptor, *contender):
         except Exception as error:
             traceback.print_exc()
             connection.send(("error", in_a_line(error)))
-
-
-def give_back_memory():
-    """To the system, as by team.py's settings what was freed stays with the process: of building a
-    large model several times its size, while all contenders are there at once."""
-    gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def in_a_line(error):
