@@ -14,6 +14,7 @@ from torchext.bench import (
     cli,
     contenders,
     gate,
+    machine,
     model_table,
     models,
     race,
@@ -25,7 +26,7 @@ from torchext.bench import (
     timing,
     worker,
 )
-from torchext.bench.case import Case, families, flatten, load
+from torchext.bench.case import Case, families, find, flatten, load
 from torchext.bench.cli import main, parse
 
 
@@ -393,6 +394,11 @@ def test_pooling_cases():
         (["--report", "missing.json"], "missing.json"),
         (["--nonsense"], "unrecognized"),
         (["no_such_model"], "MODEL: got 'no_such_model', expected one that torchext list shows"),
+        (["resnet18", "no_such*"], "MODEL: got 'no_such*', expected one that torchext list shows"),
+        (["resnet18", "-b", "1,0"], "argument -b/--batch-size: got '0', expected a positive"),
+        (["resnet18", "--img-size", "big"], "--img-size: got 'big', expected a positive"),
+        (["resnet18", "--precision", "int8"], "--precision: got 'int8', expected float32 or"),
+        (["--batch-size", "4"], "--batch-size needs a MODEL"),
     ],
 )
 def test_misuse_is_one_line_and_status_2(arguments, words, capsys):
@@ -416,6 +422,73 @@ def test_whole_models():
     layers = {type(m).__module__.partition(".")[0] for m in case.reference().children()}
     assert layers == {"torch"}
     assert type(case.reference().fc3) is torch.nn.Linear
+
+
+@pytest.mark.parametrize(
+    "arguments, cases",
+    [
+        ("lenet5", "lenet5/b1/f32 lenet5/b1/bf16 lenet5/b8/f32 lenet5/b8/bf16"),
+        ("resnet18 -b 1,4 --precision float32", "resnet18/b1/f32 resnet18/b4/f32"),
+        (
+            "vit_l_* --batch-size 2 --precision bfloat16 --img-size 160",
+            "vit_l_16/b2/bf16/160 vit_l_32/b2/bf16/160",
+        ),
+        ("mobilenet mobilenet_v1 -b 1 --filter bf16", "mobilenet/b1/bf16 mobilenet_v1/b1/bf16"),
+        ("mobilenet* -b 1 --filter v1", ""),  # another name of mobilenet
+    ],
+)
+def test_flags_choose_among_models(arguments, cases):
+    parser, options = parse(arguments.split())
+    assert " ".join(case.name for _, case in cli.choose(parser, options)) == cases
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "deit_tiny_patch16_224"])
+def test_models_for_images_of_another_size(name):
+    pytest.importorskip("torchvision"), pytest.importorskip("timm")
+    case = find(models.__name__, f"{name}/b2/f32/32")
+    (x,) = case.inputs("contiguous")
+    assert x.shape == (2, 3, 32, 32)
+    with torch.no_grad():
+        assert case.reference()(x).shape == (2, 1000)
+    assert find(models.__name__, f"{name}/b2/f32").inputs("contiguous")[0].shape[-1] == 224
+
+
+def test_models_are_built_one_by_one_where_memory_is_short(monkeypatch):
+    entries = {
+        "torchext": race.Entry(True, "ok", peak_bytes=2 << 30),
+        "eager": race.Entry(False, "ok"),
+    }
+    assert 1 << 20 < machine.free_memory() < float("inf")
+    monkeypatch.setattr(machine, "free_memory", lambda: 9 << 30)
+    assert race._fit(entries, 3) and not race._fit(entries, 4)
+    asked = []
+
+    class Fake(race.Race):
+        def _gate(self, names, entries, *request):
+            asked.append((request[0], names))
+
+        def _weigh(self, names, entries):
+            entries["torchext"].peak_bytes = 2 << 30
+
+        def _time(self, *_):
+            for name, entry in outcome_with(
+                "a", "models", 1.0, eager=2.0, ncnn=3.0
+            ).entries.items():
+                if name in running:
+                    running[name].rounds = entry.rounds
+
+        def _enter(self, case):
+            return running
+
+    for free, groups in ((1 << 40, [["eager", "ncnn"]]), (5 << 30, [["eager"], ["ncnn"]])):
+        monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
+        names = ("torchext", "eager", "ncnn")
+        running = {name: race.Entry(name == "torchext", "ok") for name in names}
+        asked.clear()
+        with Fake(1, 1) as fake:
+            fake.judge = type("", (), {"ask": lambda *_: "", "stop": lambda _: None})()
+            assert not fake.run("", CASE).failed
+        assert [names for what, names in asked if what == "build"] == [["torchext"], *groups]
 
 
 def test_peers_run_what_their_libraries_have():

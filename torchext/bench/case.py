@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 SHORT = {"float32": "f32", "bfloat16": "bf16"}  # the dtypes of cases, as their names have them
+LONG = {short: dtype for dtype, short in SHORT.items()}
 MODELS = "models"  # the family of whole models
 SIZE = {"float32": 4, "bfloat16": 2}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -131,6 +132,12 @@ def load(modules):
                 raise RuntimeError(f"{module}: two cases are named {case.name}")
             found[case.name] = (module, case)
     return found
+
+
+def find(module, name):
+    """One case. A module with more than it lists has a function for it."""
+    one = getattr(importlib.import_module(module), "case", None)
+    return one(name) if one else load([module])[name][1]
 
 
 def select(modules=None, wanted="", quick=False, device="cpu"):

@@ -3,12 +3,13 @@
 import argparse
 import contextlib
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
 
-from . import chart, machine, results, table
-from .case import select
+from . import chart, machine, models, results, table
+from .case import SHORT, select
 from .contenders import CONTENDERS
 from .race import Race
 from .runtimes import RUNTIMES
@@ -28,6 +29,18 @@ def positive(text):
     return int(text)
 
 
+def numbers(text):
+    return [positive(word) for word in text.split(",")]
+
+
+def precisions(text):
+    """Cases' names for dtypes, by torch's names for them."""
+    for word in text.split(","):
+        if word not in SHORT:
+            raise argparse.ArgumentTypeError(f"got {word!r}, expected {' or '.join(SHORT)}")
+    return [SHORT[word] for word in text.split(",")]
+
+
 def contenders(names):
     """Those of `names`, and torchext, without which there is nothing to compare."""
     names = names.split(",")
@@ -45,6 +58,10 @@ def parse(argv):
         metavar="MODEL",
         help="whole models, accelerated, beside the runtimes too; without any, the ops",
     )
+    whole = parser.add_argument_group("of whole models", "several with commas between")
+    whole.add_argument("-b", "--batch-size", type=numbers, metavar="N", help="default: 1,8")
+    whole.add_argument("--precision", type=precisions, metavar="DTYPE", help=",".join(SHORT))
+    whole.add_argument("--img-size", type=positive, metavar="N", help="default: the model's own")
     parser.add_argument("--quick", action="store_true", help="a few cases, few rounds")
     parser.add_argument(
         "--filter", default="", metavar="WORDS", help="only cases with all of these in their name"
@@ -72,6 +89,9 @@ def parse(argv):
     options = parser.parse_args(argv)
     if options.resume and not options.json:
         parser.error("--resume needs --json FILE")
+    for flag in ("batch_size", "precision", "img_size"):
+        if getattr(options, flag) and not options.models:
+            parser.error(f"--{flag.replace('_', '-')} needs a MODEL")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this machine or this torch has no GPU")
     if options.chart and not chart.available():
@@ -110,15 +130,16 @@ def choose(parser, options):
     """[(module, Case)] that the options name."""
     if not options.models:
         return select(wanted=options.filter, quick=options.quick, device=options.device)
-    modules = [f"{__package__}.models"]
-    chosen = select(modules, options.filter, device=options.device)
-    names = {case.name.partition("/")[0] for _, case in chosen}
-    for name in options.models:
-        if name not in names:
-            parser.error(f"MODEL: got {name!r}, expected one that torchext list shows")
-    return [
-        (module, case) for module, case in chosen if case.name.partition("/")[0] in options.models
-    ]
+    try:
+        names = models.names(options.models)
+    except ValueError as error:
+        parser.error(f"MODEL: {error}")
+    size = f"/{options.img_size}" if options.img_size else ""
+    grid = product(names, options.batch_size or models.BATCHES, options.precision or SHORT.values())
+    chosen = [models.case(f"{name}/b{batch}/{dtype}{size}") for name, batch, dtype in grid]
+    words = options.filter.split()
+    chosen = [case for case in chosen if all(word in case.name for word in words)]
+    return [(models.__name__, case) for case in chosen if options.device in case.devices]
 
 
 def open_document(parser, options):

@@ -101,3 +101,12 @@ def cores():
         return len({Path(topology.format(i)).read_text() for i in processors})
     except OSError:
         return len(processors)
+
+
+def free_memory():
+    """Bytes that new processes may take without others going without; inf if unknown."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return float("inf")
+    return 1024 * int(re.search(r"MemAvailable:\s*(\d+) kB", text)[1])

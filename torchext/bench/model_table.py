@@ -51,7 +51,8 @@ def rows(document):
 
 
 def _row(case, timed, failed):
-    name, batch, dtype = case.split("/")
+    name, batch, dtype, *size = case.split("/")
+    name = " at ".join((name, *size))
     extras = [b["extra_info"] for b in timed.values()]
     seconds = {contender: b["stats"]["median"] for contender, b in timed.items()}
     origin = extras[0]["origin"] if extras else ""

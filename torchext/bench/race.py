@@ -8,7 +8,7 @@ import statistics
 import time
 from pathlib import Path
 
-from . import stats
+from . import machine, stats
 from .case import Case
 from .contenders import CONTENDERS
 from .gate import Verdict
@@ -77,12 +77,13 @@ class Race:
             return self._give_up(outcome, f"no reference: {error}")
         # Ours alone: it chooses by timing.
         self._gate(_runs(entries, ours=True), entries, "build", identity, judged)
-        self._gate(_runs(entries, ours=False), entries, "build", identity, judged)
         if not _runs(entries, ours=True):
             return self._give_up(outcome, _why_not(entries))
-        for name in _runs(entries):
-            with contextlib.suppress(WorkerError):  # who dies of it is found out below
-                entries[name].peak_bytes = self.team[name].ask("peak_bytes")
+        self._weigh(_runs(entries, ours=True), entries)
+        others = _runs(entries, ours=False)
+        for names in [others] if _fit(entries, len(others)) else [[name] for name in others]:
+            self._gate(names, entries, "build", identity, judged)
+        self._weigh(_runs(entries, ours=False), entries)
         self._time(case, identity, outcome)
         self._gate(_runs(entries), entries, "check", judged)
         if not _runs(entries, ours=True):
@@ -114,6 +115,11 @@ class Race:
                 entries[name].verdict, error = verdict, verdict.reason
             if error:
                 entries[name].drop("failed", error)
+
+    def _weigh(self, names, entries):
+        for name in names:
+            with contextlib.suppress(WorkerError):  # who dies of it is found out later
+                entries[name].peak_bytes = self.team[name].ask("peak_bytes")
 
     def _time(self, case, identity, outcome):
         """Fills in the entries' rounds and the machine's limits."""
@@ -166,6 +172,13 @@ class Race:
 def _runs(entries, ours=None):
     """The names that are still in the race: all, only ours or only the others."""
     return [n for n, e in entries.items() if e.status == "ok" and ours in (None, e.ours)]
+
+
+def _fit(entries, others):
+    """Whether there is memory for so many to build at once: exporters and compilers have a model
+    several times. Nobody knows for how long; half as much again as ours in use has been enough."""
+    largest = max(entry.peak_bytes or 0 for entry in entries.values() if entry.ours)
+    return 1.5 * largest * others <= machine.free_memory()
 
 
 def _why_not(entries):
