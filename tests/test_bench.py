@@ -106,9 +106,12 @@ class Telling(contenders.Contender):
 
 
 class Inside:
-    """A worker without a process."""
+    """A worker without a process of its own."""
+
+    process = "this one"
 
     def __init__(self, contender):
+        self.contender = contender
         if contender is None:
             self.worker = worker.JudgeWorker()
         else:
@@ -237,6 +240,19 @@ def test_peak_memory_is_that_of_a_call():
         one.calls = {"call": lambda size=size: len(bytearray(size))}
         peaks.append(one.peak_bytes())
     assert 190 << 20 < peaks[0] - peaks[1] < 260 << 20
+
+
+def test_a_process_that_keeps_memory_is_replaced(run, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(Inside, "stop", lambda self: stopped.append(self.contender))
+    first, second = Right(), Peer()
+    monkeypatch.setattr(race, "MOST_KEPT", 1 << 50)
+    assert not run([first, second]).failed
+    assert stopped == [None, first, second]  # all of them, at the end
+    stopped.clear()
+    monkeypatch.setattr(race, "MOST_KEPT", 0)
+    assert not run([first, second]).failed
+    assert stopped == [first, second, None, first, second]
 
 
 def test_a_turn_of_slow_calls_wastes_none():

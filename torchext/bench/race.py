@@ -15,6 +15,7 @@ from .gate import Verdict
 from .team import Remote, WorkerError, ask_all
 
 TURN_S = 0.02
+MOST_KEPT = 5 << 28  # bytes of a process between cases: the libraries need less
 
 
 @dataclasses.dataclass
@@ -68,6 +69,14 @@ class Race:
 
     def run(self, module, case):
         """The Outcome of `case`, which `module`.cases() lists."""
+        outcome = self._run(module, case)
+        for remote in self.team.values():  # compilers never part with what they once compiled
+            with contextlib.suppress(WorkerError):
+                if remote.process is not None and (remote.ask("forget") or 0) > MOST_KEPT:
+                    remote.stop()
+        return outcome
+
+    def _run(self, module, case):
         identity = module, case.name, case.device, self.threads
         entries = self._enter(case)
         outcome = Outcome(case, case.threads or self.threads, entries)

@@ -31,9 +31,14 @@ class Worker:
     def __init__(self):
         self.calls, self.timers = {}, {}
 
-    def load(self, module, name, device, threads):
-        self.calls, self.timers = {}, {}
+    def forget(self):
+        """Leaves the last case; the memory that the process has all the same, None if unknown."""
+        self.calls, self.timers, self.case = {}, {}, None
         _memory.give_back()  # by team.py's settings all of it was kept
+        return _memory_of("VmRSS")
+
+    def load(self, module, name, device, threads):
+        self.forget()
         case = find(module, name)
         self.case = dataclasses.replace(case, device=device)
         self.threads = case.threads or threads
@@ -74,11 +79,10 @@ class ContenderWorker(Worker):
         """The most memory the process has during a call, libraries and all; None if unknown."""
         try:
             Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-            self.calls["call"]()
-            status = Path("/proc/self/status").read_text()
         except OSError:
             return None
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
+        self.calls["call"]()
+        return _memory_of("VmHWM")
 
     def check(self, judged):
         """The Verdict on a new output."""
@@ -126,6 +130,14 @@ def main(descriptor, *contender):
         except Exception as error:
             traceback.print_exc()
             connection.send(("error", in_a_line(error)))
+
+
+def _memory_of(key):
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return 1024 * int(re.search(rf"{key}:\s*(\d+) kB", status)[1])
 
 
 def in_a_line(error):
