@@ -68,7 +68,7 @@ def _group(name, shape, groups, weight=True, bias=True, layout="contiguous"):
 
 
 GROUPS = (
-    _group("primes", (3, 10, 11, 13), 5),
+    _group("primes", (2, 10, 5, 7), 5),
     _group("thirty-two", (2, 64, 7, 5), 32, layout="channels_last"),
     _group("one-group", (2, 35, 9, 8), 1, layout="channels_last"),
     _group("channels-130", (2, 130, 5, 4), 13, layout="channels_last"),
