@@ -43,7 +43,7 @@ Shape adaptive_pool2d_shape(const std::string& op, const IntList& sizes, const I
 py::dict cpu_features() {
   using torchext::cpu::Isa;
   py::dict features;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < torchext::cpu::kIsas; ++i) {
     features[torchext::cpu::kIsaNames[i]] = torchext::cpu::cpu_has(static_cast<Isa>(i));
   }
   return features;

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchext import _host, _load
 from torchext.ops import OPS
+from torchext.ops._packed import pack_pairs, suits_pairs, unpack
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -57,7 +58,28 @@ class Backend:
     def __call__(self, op, *args):
         """The op's outputs, always as a tuple; its tensors go to the backend's device first."""
         args = map_tensors(self.moved, args)
+        if self.isa == PAIRS:
+            args = in_pairs(op, args)
         return outputs(getattr(getattr(torch.ops, self.namespace), op)(*args))
+
+
+PAIRS = "avx512_bf16"  # the ISA that differs from the one before it in bf16's products alone
+
+
+def of_pairs(op):
+    """Whether the op's products can be of pairs of bf16."""
+    return op.startswith(("conv2d", "conv_bn_act", "linear")) and "winograd" not in op
+
+
+def in_pairs(op, args):
+    """Packed weights as accelerate() packs them for that ISA."""
+    if op not in ("conv2d_packed_inference", "linear_packed_inference"):
+        return args
+    x, panels, size, *rest = args
+    size, groups = (size, rest[-2]) if op.startswith("conv2d") else ((size, x.shape[-1]), 1)
+    if not suits_pairs(x.dtype, size[1]):
+        return args
+    return x, pack_pairs(unpack(panels, size, groups, x.dtype), groups), args[2], *rest
 
 
 @functools.cache
@@ -107,6 +129,7 @@ def each_case(wanted=lambda op, case: True, backends=BACKENDS, interpreted=INTER
         if wanted(op, case)
         for one in params(backends)
         if one.values[0] is not TRITON or case in named(op, interpreted)
+        if one.values[0].isa != PAIRS or of_pairs(op) or backends is not BACKENDS
     ]
     return pytest.mark.parametrize(("op", "case", "backend"), found, indirect=["backend"])
 
@@ -139,13 +162,15 @@ def dtypes_of(op):
 def few_dtypes(op, backend):
     """Enough where the dtype is not what is tested: one wide and one narrow."""
     few = (torch.float32,) if backend is TRITON else (torch.float32, torch.bfloat16)
+    few = few[1:] if backend.isa == PAIRS else few
     return [dtype for dtype in dtypes_of(op) if dtype in few]
 
 
 def all_dtypes(op, case, backend):
     """Every dtype of the op; in the interpreter only where the case is tiny."""
     tiny = math.prod(case.shape) <= 100
-    return few_dtypes(op, backend) if backend is TRITON and not tiny else dtypes_of(op)
+    few = backend.isa == PAIRS or (backend is TRITON and not tiny)
+    return few_dtypes(op, backend) if few else dtypes_of(op)
 
 
 def decompose(op, args, dtype=None):

@@ -6,7 +6,10 @@ import torch
 from cases import SPECS, impulses, integers
 from harness import (
     BACKENDS,
+    CPU,
+    PAIRS,
     all_dtypes,
+    best_isa,
     call_of,
     check_accurate,
     each_case,
@@ -14,7 +17,9 @@ from harness import (
     rounded,
 )
 
+from torchext import _load
 from torchext.ops import OPS
+from torchext.ops._packed import pack_pairs, suits_pairs, unpack
 
 
 @pytest.mark.parametrize("one", BACKENDS, ids=str)
@@ -55,3 +60,40 @@ def test_integers_are_exact(op, case, backend):
 @each_case(lambda op, case: SPECS[op].impulses(case))
 def test_impulses_are_exact(op, case, backend):
     check_exact(op, case, backend, impulses)
+
+
+@pytest.fixture
+def pairs():
+    """The ISA that multiplies pairs of bf16, in use; the test may change it."""
+    (backend,) = (one for one in CPU if one.isa == PAIRS)
+    if backend.why_not():
+        pytest.skip(backend.why_not())
+    backend.use()
+    yield
+    best_isa().use()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_pairs_are_as_the_weight(groups):
+    weight = torch.randn((70, 6, 3, 2)).bfloat16()
+    panels = pack_pairs(weight, groups)
+    assert panels.dtype is torch.bfloat16
+    assert torch.equal(unpack(panels, weight.shape, groups, weight.dtype), weight)
+
+
+def test_pairs_are_for_their_isa_and_type(pairs):
+    x, weight = torch.randn((3, 8)).bfloat16(), torch.randn((5, 8)).bfloat16()
+    op, panels = torch.ops.torchext.linear_packed_inference, pack_pairs(weight)
+    assert suits_pairs(weight.dtype, 8) and not suits_pairs(weight.dtype, 7)
+    assert not suits_pairs(torch.float32, 8)
+    torch.testing.assert_close(op(x, panels, 5, None, None, 0), x @ weight.T)
+    with pytest.raises(RuntimeError, match="panels: got dtype BFloat16, expected Float"):
+        op(x.float(), panels, 5, None, None, 0)
+    with pytest.raises(RuntimeError, match="panels: got dtype BFloat16, expected Float"):
+        op(x[:, :7], panels, 5, None, None, 0)
+    with pytest.raises(RuntimeError, match="panels: got shape"):
+        op(x, panels[1:], 5, None, None, 0)
+    _load.use_isa("avx512")
+    assert not suits_pairs(weight.dtype, 8)
+    with pytest.raises(RuntimeError, match="panels: got pairs of bfloat16, expected Float where"):
+        op(x, panels, 5, None, None, 0)

@@ -14,7 +14,7 @@ import torch
 from ._sources import digest_of
 
 MINIMUM_TORCH = (2, 10)
-ISAS = ("generic", "avx2", "avx512")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16")
 
 # Library name -> "" once loaded, else why not. What `torchext info` shows.
 why_not_loaded = {"cpu": "not tried yet", "cuda": "not tried yet"}
@@ -48,6 +48,12 @@ def cpu_library():
     library.torchext_cpu_isa.restype = ctypes.c_char_p
     library.torchext_cpu_use_isa.restype = ctypes.c_bool
     return library
+
+
+def multiplies_pairs():
+    """Whether CPU kernels multiply pairs of bf16 (csrc/cpu/product.h)."""
+    library = cpu_library()
+    return library is not None and library.torchext_cpu_isa() == b"avx512_bf16"
 
 
 def use_isa(name):

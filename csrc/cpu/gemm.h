@@ -2,9 +2,10 @@
 // where there are no more or four where there are; sum[i][j] += a[i][k] * b[k][j], summed over k in
 // order.
 //
-// `a` is read in place, one broadcast element at a time, with any distance between rows and between
-// k's; `b` by whole vectors, so its columns must be adjacent: packed panels, or a matrix whose rows
-// are.
+// Operands are numbers of the type computed in or, where a CPU multiplies them, pairs of bf16, two
+// k's in one. `a` is read in place, one broadcast element at a time, with any distance between rows
+// and between k's; `b` by whole vectors, so its columns must be adjacent: packed panels, or a
+// matrix whose rows are.
 #pragma once
 
 #include "vec.h"
@@ -26,21 +27,44 @@ using TileVector = Vec<F, kLanes<F>>;
 template <class F, int R, int V = kTileVectors>
 using Tile = TileVector<F>[R][V];
 
+template <class F>
+INLINE auto load_factors(const F* p) {
+  return load<kLanes<F>>(p);
+}
+template <class F, class Vector>
+INLINE void add_product(Vector& sum, const F* x, const Vector& factors) {
+  sum += *x * factors;
+}
+
+#ifdef __AVX512F__
+INLINE Vec<int32_t, 16> load_factors(const Pair* p) { return load_raw<Vec<int32_t, 16>>(p); }
+// By its name: the compiler knows it for CPUs only that have it, and this code is chosen by
+// TORCHEXT_ISA.
+INLINE void add_product(Vec<float, 16>& sum, const Pair* x, const Vec<int32_t, 16>& factors) {
+  Vec<float, 16> result = sum;  // an array whose elements are named here would stay in memory
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(result) : "v"(factors), "m"(*x));
+  sum = result;
+}
+#endif
+
 template <class F, int R, int V = kTileVectors>
 INLINE void multiply(const F* a, int64_t a_row, int64_t a_step, const F* b, int64_t b_step,
-                     int64_t count, Tile<F, R, V>& sum, int64_t b_panel = kTileColumns<F>) {
+                     int64_t count, Tile<Compute<F>, R, V>& sum,
+                     int64_t b_panel = kTileColumns<F>) {
   constexpr int N = kLanes<F>;
   const F* every_third[(R + 2) / 3];  // three rows share a pointer: i * a_row needs no register
   unrolled<(R + 2) / 3>([&](auto i)
                             ALWAYS_INLINE { every_third[i.value] = a + 3 * i.value * a_row; });
   for (int64_t k = 0; k < count; ++k) {
-    TileVector<F> row[V];
+    decltype(load_factors(b)) row[V];
     unrolled<V>([&](auto j) ALWAYS_INLINE {
-      row[j.value] = load<N>(b + (j.value / kTileVectors * b_panel + j.value % kTileVectors * N));
+      row[j.value] =
+          load_factors(b + (j.value / kTileVectors * b_panel + j.value % kTileVectors * N));
     });
     unrolled<R>([&](auto i) ALWAYS_INLINE {
-      const F x = every_third[i.value / 3][i.value % 3 * a_row];
-      unrolled<V>([&](auto j) ALWAYS_INLINE { sum[i.value][j.value] += x * row[j.value]; });
+      const F* x = every_third[i.value / 3] + i.value % 3 * a_row;
+      unrolled<V>([&](auto j)
+                      ALWAYS_INLINE { add_product(sum[i.value][j.value], x, row[j.value]); });
     });
     unrolled<(R + 2) / 3>([&](auto i) ALWAYS_INLINE { every_third[i.value] += a_step; });
     b += b_step;

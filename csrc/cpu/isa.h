@@ -5,7 +5,8 @@
 
 namespace torchext::cpu {
 
-enum class Isa { generic, avx2, avx512 };
+// The last has the code of the one before it, and an instruction for pairs of bf16.
+enum class Isa { generic, avx2, avx512, avx512_bf16 };
 
 inline bool cpu_has(Isa isa) {
 #if defined(__x86_64__)
@@ -19,15 +20,27 @@ inline bool cpu_has(Isa isa) {
       return cpu_has(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512dq");
+    case Isa::avx512_bf16:
+#if defined(__clang__)  // refuses its name in code for other CPUs
+      return false;
+#else
+      return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#endif
   }
 #endif
   return isa == Isa::generic;
 }
 
-constexpr const char* kIsaNames[] = {"generic", "avx2", "avx512"};
+constexpr const char* kIsaNames[] = {"generic", "avx2", "avx512", "avx512_bf16"};
+constexpr int kIsas = 4;
 
 inline Isa best_isa() {
-  return cpu_has(Isa::avx512) ? Isa::avx512 : cpu_has(Isa::avx2) ? Isa::avx2 : Isa::generic;
+  int best = kIsas - 1;
+  while (!cpu_has(static_cast<Isa>(best))) --best;
+  return static_cast<Isa>(best);
 }
+
+// Whether products can be of pairs of bf16 (product.h).
+bool multiplies_pairs();
 
 }  // namespace torchext::cpu

@@ -62,6 +62,8 @@ void parallel(const P& p, void (*kernel)(const P&, int64_t, int64_t)) {
 
 }  // namespace
 
+bool multiplies_pairs() { return chosen_isa == Isa::avx512_bf16; }
+
 #define DECLARE_KERNEL(isa, Parameters)          \
   namespace isa {                                \
   void run(const Parameters&, int64_t, int64_t); \
@@ -78,7 +80,7 @@ void parallel(const P& p, void (*kernel)(const P&, int64_t, int64_t)) {
   }                                                                             \
   void launch(const Parameters& p, void*) {                                     \
     static constexpr void (*kernels[])(const Parameters&, int64_t, int64_t) = { \
-        cpu::generic::run, cpu::avx2::run, cpu::avx512::run};                   \
+        cpu::generic::run, cpu::avx2::run, cpu::avx512::run, cpu::avx512::run}; \
     cpu::parallel(p, kernels[static_cast<int>(cpu::chosen_isa.load())]);        \
   }
 #else
@@ -163,7 +165,7 @@ extern "C" __attribute__((visibility("default"))) const char* torchext_cpu_isa()
 }
 
 extern "C" __attribute__((visibility("default"))) bool torchext_cpu_use_isa(const char* name) {
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < torchext::cpu::kIsas; ++i) {
     const auto isa = static_cast<torchext::cpu::Isa>(i);
     if (std::strcmp(name, torchext::cpu::kIsaNames[i]) == 0 && torchext::cpu::cpu_has(isa)) {
       torchext::cpu::chosen_isa = isa;

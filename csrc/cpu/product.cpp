@@ -14,9 +14,8 @@ INLINE Compute<T> widened(const T* p) {
   return load<1>(p)[0];
 }
 
-template <int N, class T>
-INLINE void copy_channels(const Image& p, const T* x, const T* y, Compute<T>* to, int64_t c,
-                          int64_t end) {
+template <int N, class T, class To>
+INLINE void copy_channels(const Image& p, const T* x, const T* y, To* to, int64_t c, int64_t end) {
   for (; c + N <= end; c += N) {
     auto v = load<N>(x + c);
     if (y != nullptr) v = gated(p.activation, v, load<N>(y + c));
@@ -25,39 +24,39 @@ INLINE void copy_channels(const Image& p, const T* x, const T* y, Compute<T>* to
   if constexpr (N > 1) copy_channels<N / 2>(p, x, y, to, c, end);
 }
 
-template <class T>
-INLINE void turn_pixels(const Image& p, const T* x, const T* y, Compute<T>* to) {
+template <class T, class To>
+INLINE void turn_pixels(const Image& p, const T* x, const T* y, To* to) {
   constexpr int64_t kBlock = 16;
   for (int64_t c0 = 0; c0 < p.C; c0 += kBlock) {
     const int64_t c_end = min_of(p.C, c0 + kBlock);
     for (int64_t w = 0; w < p.W; ++w) {
-      Compute<T>* pixel = to + w * p.step_w * p.C;
+      To* pixel = to + w * p.step_w * p.C;
       for (int64_t c = c0; c < c_end; ++c) {
         Vec<Compute<T>, 1> v = load<1>(x + (c * p.x_stride.c + w * p.x_stride.w));
         if (y != nullptr) {
           v = gated(p.activation, v, load<1>(y + (c * p.y_stride.c + w * p.y_stride.w)));
         }
-        pixel[c] = v[0];
+        store<1>(pixel + c, v);
       }
     }
   }
 }
 
-template <class T>
+template <class T, class To = Compute<T>>
 static void lay_out(const Image& p, int64_t begin, int64_t end) {
   const int64_t line = p.columns * p.C;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t n = index / p.rows, row = index % p.rows - p.top, h = row / p.step_h;
-    Compute<T>* to = static_cast<Compute<T>*>(p.to) + index * line;
+    To* to = static_cast<To*>(p.to) + index * line;
     if (row < 0 || h >= p.H || h * p.step_h != row) {
-      for (int64_t k = 0; k < line; ++k) to[k] = 0;
+      for (int64_t k = 0; k < line; ++k) to[k] = To{};
       continue;
     }
     const int64_t used = p.W > 0 ? (p.W - 1) * p.step_w + 1 : 0, right = p.left + used;
-    for (int64_t k = 0; k < p.left * p.C; ++k) to[k] = 0;
-    for (int64_t k = right * p.C; k < line; ++k) to[k] = 0;
+    for (int64_t k = 0; k < p.left * p.C; ++k) to[k] = To{};
+    for (int64_t k = right * p.C; k < line; ++k) to[k] = To{};
     if (p.step_w > 1) {
-      for (int64_t k = p.left * p.C; k < right * p.C; ++k) to[k] = 0;
+      for (int64_t k = p.left * p.C; k < right * p.C; ++k) to[k] = To{};
     }
     to += p.left * p.C;
     const Strides &xs = p.x_stride, &ys = p.y_stride;
@@ -163,7 +162,37 @@ static void pack(const Panels& p, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
+// Panels of pairs. Where a column's pairs lie in memory as such, they are turned like floats, whose
+// bits nobody looks at.
+static void pack_pairs(const Panels& p, int64_t begin, int64_t end) {
+  constexpr int64_t P = kPanelBytes / sizeof(Pair);
+  const int64_t panels = ceil_div(p.N, P), size = p.segments * p.K * P;
+  for (int64_t index = begin; index < end; ++index) {
+    const int64_t g = index / panels, n0 = index % panels * P, columns = min_of(P, p.N - n0);
+    const bf16* w = static_cast<const bf16*>(p.w) + (g * p.w_group + n0 * p.w_n);
+    Pair* to = static_cast<Pair*>(p.to) + index * size;
+    if (columns < P) {
+      for (int64_t k = 0; k < size; ++k) to[k] = {};
+    }
+    for (int64_t s = 0; s < p.segments; ++s) {
+      const bf16* segment = w + p.w_segment[s];
+      Pair* rows = to + s * p.K * P;
+      if (p.w_k == 1 && p.w_n % 2 == 0) {
+        pack_turned(reinterpret_cast<const float*>(segment), p.w_n / 2, p.K, columns,
+                    reinterpret_cast<float*>(rows), p.K, 1, 0);
+        continue;
+      }
+      for (int64_t n = 0; n < columns; ++n) {
+        const bf16* column = segment + n * p.w_n;
+        for (int64_t k = 0; k < p.K; ++k) {
+          rows[k * P + n] = {column[2 * k * p.w_k], column[(2 * k + 1) * p.w_k]};
+        }
+      }
+    }
+  }
+}
+
+template <class T, class E = Compute<T>>
 static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
   const ProductSplit s = product_split(p);
   const int64_t panels = ceil_div(p.N, panel_columns(p.dtype));
@@ -178,15 +207,24 @@ static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
                              {line, min_of(p.images * p.rows, line + s.lines)},
                              {column, min_of(p.columns, column + s.columns)},
                              {panel, min_of(panels, panel + s.panels)}};
-    multiply_piece<T>(p, piece);
+    multiply_piece<T, E>(p, piece);
   }
 }
 
 }  // namespace
 
-void run(const Image& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(lay_out, p, begin, end) }
-void run(const Panels& p, int64_t begin, int64_t end) { FOR_EACH_DTYPE(pack, p, begin, end) }
+void run(const Image& p, int64_t begin, int64_t end) {
+  if (p.kept) return lay_out<bf16, bf16>(p, begin, end);
+  FOR_EACH_DTYPE(lay_out, p, begin, end)
+}
+void run(const Panels& p, int64_t begin, int64_t end) {
+  if (p.pairs) return pack_pairs(p, begin, end);
+  FOR_EACH_DTYPE(pack, p, begin, end)
+}
 void run(const Product& p, int64_t begin, int64_t end) {
+#ifdef __AVX512F__
+  if (p.pairs) return multiply_pieces<bf16, Pair>(p, begin, end);
+#endif
   FOR_EACH_DTYPE(multiply_pieces, p, begin, end)
 }
 void multiply(const Product& p, const ProductPiece& piece) {

@@ -4,7 +4,8 @@
 //   y[g, line, column, n] = epilogue(sum over segments s and k of
 //                                    a[g, line, column, s, k] * b[g, s, k, n])
 // A line is a row of one image. Plain data; pointers of the computing type F are float, or double
-// for float64.
+// for float64. Where a CPU multiplies pairs of bf16 (isa.h), a and b can be such pairs: each stands
+// for two k's, and K and all strides of a and b count pairs.
 #pragma once
 
 #include "../common/activation.h"
@@ -27,11 +28,12 @@ struct Image {
   const void* y;  // the activation's result, or null
   Strides y_stride;
   Activation activation;
-  void* to;  // F, dense
+  void* to;   // F, dense
+  bool kept;  // of dtype instead, for pairs
 };
 
 // to[g][panel][segment][k][column of the panel] = w[g, n, segment, k], zeros beyond N; of few
-// columns, in one group, to[n][segment][k].
+// columns, in one group, to[n][segment][k]; of pairs, w[g, n, segment, 2 k] and the next.
 struct Panels {
   DType dtype;
   int64_t groups, N, segments, K;
@@ -39,7 +41,7 @@ struct Panels {
   int64_t w_group, w_n, w_k;
   const int64_t* w_segment;  // element of each segment
   void* to;
-  bool few_columns;
+  bool few_columns, pairs;
 };
 
 // So few columns are summed along k by whole vectors: a panel would be mostly empty.
@@ -64,6 +66,7 @@ struct Product {
   const void* b;  // F: panels, or a matrix of whole panels' width read in place
   int64_t b_group, b_panel, b_row;
   bool few_columns;  // b is [n][segment][k]
+  bool pairs;        // of bf16 are a and b
   void* y;
   const void* bias;           // N per group, or null
   const void* residual;       // or null

@@ -24,22 +24,22 @@ struct Reach {
   int64_t segment_begin, segment_end, k_begin, k_end;
 };
 
-// The tile's sums, over the segments and k's that are within reach.
-template <class F, int R, int V>
-INLINE void add_up(const Product& p, const F* a, int64_t a_row, const F* b, const Reach& reach,
-                   Tile<F, R, V>& sum) {
+// The tile's sums, over the segments and k's that are within reach. E: what a and b are made of.
+template <class E, int R, int V>
+INLINE void add_up(const Product& p, const E* a, int64_t a_row, const E* b, const Reach& reach,
+                   Tile<Compute<E>, R, V>& sum) {
   b += reach.k_begin * p.b_row;
   for (int64_t s = reach.segment_begin; s < reach.segment_end; ++s) {
-    multiply<F, R, V>(a + p.a_segment[s] + reach.k_begin, a_row, 1, b + s * p.K * p.b_row, p.b_row,
+    multiply<E, R, V>(a + p.a_segment[s] + reach.k_begin, a_row, 1, b + s * p.K * p.b_row, p.b_row,
                       reach.k_end - reach.k_begin, sum, p.b_panel);
   }
 }
 
-template <class F, int R, int V>
-static void add_up_to(F* sums, const Product& p, const F* a, int64_t a_row, const F* b,
+template <class E, int R, int V, class F = Compute<E>>
+static void add_up_to(F* sums, const Product& p, const E* a, int64_t a_row, const E* b,
                       const Reach& reach) {
   Tile<F, R, V> sum = {};
-  add_up<F, R, V>(p, a, a_row, b, reach, sum);
+  add_up<E, R, V>(p, a, a_row, b, reach, sum);
   unrolled<R>([&](auto i) ALWAYS_INLINE {
     unrolled<V>([&](auto j) ALWAYS_INLINE {
       store<kLanes<F>>(sums + (i.value * V + j.value) * kLanes<F>, sum[i.value][j.value]);
@@ -52,14 +52,16 @@ INLINE bool columns_adjacent(const Product& p) {
   return p.y_n == 1 && (p.residual == nullptr || p.residual_n == 1);
 }
 
-// Sums become outputs in two ways. Those of f32 do it in registers, where outputs are adjacent and
-// the activation is a short one. All others go through memory, from where loops that are not
-// unrolled take them: tiles of every size and type that did it themselves would take minutes to
-// compile.
-template <class T>
+// Sums become outputs in two ways. Those of f32 and of pairs do it in registers, where outputs are
+// adjacent and the activation is a short one. All others go through memory, from where loops that
+// are not unrolled take them: tiles of every size and type that did it themselves would take
+// minutes to compile.
+template <class T, class E>
 constexpr bool kInRegisters = false;
 template <>
-constexpr bool kInRegisters<float> = true;
+constexpr bool kInRegisters<float, float> = true;
+template <>
+constexpr bool kInRegisters<bf16, Pair> = true;
 INLINE bool in_registers(const Product& p) {
   return columns_adjacent(p) &&
          (p.activation == Activation::none || p.activation == Activation::relu ||
@@ -67,8 +69,8 @@ INLINE bool in_registers(const Product& p) {
 }
 
 // Vector J of the columns, `part` of it, of all rows.
-template <int J, int R, int V, class Part>
-INLINE void finish_vector(const Product& p, const Finish<float>& to, Part part,
+template <int J, int R, int V, class T, class Part>
+INLINE void finish_vector(const Product& p, const Finish<T>& to, Part part,
                           Tile<float, R, V>& sum) {
   constexpr int n = J * kLanes<float>;
   if (to.scale != nullptr) {
@@ -91,13 +93,13 @@ INLINE void finish_vector(const Product& p, const Finish<float>& to, Part part,
       unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = at_most(sum[i.value][J], 6); });
     }
   }
-  float* const y = to.y + n;
+  T* const y = to.y + n;
   const int64_t row = to.y_row;
   unrolled<R>([&](auto i) ALWAYS_INLINE { store_row(y + i.value * row, sum[i.value][J], part); });
 }
 
-template <int J, int R, int V>
-INLINE void finish_vectors(const Product& p, const Finish<float>& to, Tile<float, R, V>& sum) {
+template <int J, int R, int V, class T>
+INLINE void finish_vectors(const Product& p, const Finish<T>& to, Tile<float, R, V>& sum) {
   constexpr int N = kLanes<float>;
   const int64_t columns = to.columns - J * N;
   if (columns >= N) {
@@ -150,21 +152,19 @@ static void finish(const Product& p, const Finish<T>& to, const Compute<T>* sums
                       : finish_elements(p, to, sums, sums_row, rows);
 }
 
-template <int R, int V, class T>
-INLINE void multiply_tile(const Product& p, const Compute<T>* a, int64_t a_row, const Compute<T>* b,
+template <int R, int V, class T, class E>
+INLINE void multiply_tile(const Product& p, const E* a, int64_t a_row, const E* b,
                           const Reach& reach, const Finish<T>& to) {
-  using F = Compute<T>;
-  constexpr int N = V * kLanes<F>;
-  F sums[R * N];
-  add_up_to<F, R, V>(sums, p, a, a_row, b, reach);
+  constexpr int N = V * kLanes<E>;
+  Compute<T> sums[R * N];
+  add_up_to<E, R, V>(sums, p, a, a_row, b, reach);
   finish(p, to, sums, N, R);
 }
-template <int R, int V>
-static void multiply_tile_in_registers(const Product& p, const float* a, int64_t a_row,
-                                       const float* b, const Reach& reach,
-                                       const Finish<float>& to) {
+template <int R, int V, class T, class E>
+static void multiply_tile_in_registers(const Product& p, const E* a, int64_t a_row, const E* b,
+                                       const Reach& reach, const Finish<T>& to) {
   Tile<float, R, V> sum = {};
-  add_up<float, R, V>(p, a, a_row, b, reach, sum);
+  add_up<E, R, V>(p, a, a_row, b, reach, sum);
   finish_vectors<0, R, V>(p, to, sum);
 }
 
@@ -210,20 +210,20 @@ struct Run {
 
 // The outputs of a run in `columns` of N, which begin with a panel. Tile after tile, so that what
 // is written lies together.
-template <class T>
+template <class T, class E>
 static void multiply_run(const Product& p, int64_t g, Range columns, const Run& run,
                          const Reach& reach) {
   using F = Compute<T>;
-  constexpr int64_t P = kPanelBytes / sizeof(F);
+  constexpr int64_t P = kPanelBytes / sizeof(E);
   const int64_t a_row = run.down ? p.a_row : p.a_column;
   Finish<T> to{};
   to.y_row = run.down ? p.y_row : p.y_column;
   to.residual_row = run.down ? p.residual_row : p.residual_column;
-  const F* panels = static_cast<const F*>(p.b) + g * p.b_group;
+  const E* panels = static_cast<const E*>(p.b) + g * p.b_group;
   const auto rows_of = [&](int64_t first, int64_t width, auto function) {
     const int64_t row = run.row + (run.down ? first : 0);
     const int64_t column = run.column + (run.down ? 0 : first);
-    const F* a = static_cast<const F*>(p.a) +
+    const E* a = static_cast<const E*>(p.a) +
                  (g * p.a_group + run.image * p.a_image + row * p.a_row + column * p.a_column);
     for (int64_t n = columns.begin; n < columns.end; n += width) {
       to.columns = min_of(width, columns.end - n);
@@ -242,20 +242,22 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
       function(a, panels + (n / P * p.b_panel + n % P));
     }
   };
-  if (p.few_columns) {
-    with_rows<kFewColumns>(p.N, [&](auto c) {
-      constexpr int C = decltype(c)::value, R = kLanes<F> < C ? 1 : kLanes<F> / C;
-      int64_t i = 0;
-      for (; i + R <= run.count; i += R) {
-        rows_of(i, C,
-                [&](const F* a, const F* b) { dot_tile<R, C, T>(p, a, a_row, b, reach, to); });
-      }
-      for (; i < run.count; ++i) {
-        rows_of(i, C,
-                [&](const F* a, const F* b) { dot_tile<1, C, T>(p, a, a_row, b, reach, to); });
-      }
-    });
-    return;
+  if constexpr (!kIsPair<E>) {
+    if (p.few_columns) {
+      with_rows<kFewColumns>(p.N, [&](auto c) {
+        constexpr int C = decltype(c)::value, R = kLanes<F> < C ? 1 : kLanes<F> / C;
+        int64_t i = 0;
+        for (; i + R <= run.count; i += R) {
+          rows_of(i, C,
+                  [&](const F* a, const F* b) { dot_tile<R, C, T>(p, a, a_row, b, reach, to); });
+        }
+        for (; i < run.count; ++i) {
+          rows_of(i, C,
+                  [&](const F* a, const F* b) { dot_tile<1, C, T>(p, a, a_row, b, reach, to); });
+        }
+      });
+      return;
+    }
   }
   // Where there are columns for it, tiles are wide and low: rows whose distance is a multiple of 1
   // KB share few sets of L1, which thrash if a tile has many of them.
@@ -265,15 +267,15 @@ static void multiply_run(const Product& p, int64_t g, Range columns, const Run& 
   const int64_t tiles = ceil_div(run.count, int64_t{wide ? kWideRows : kTileRows});
   for (int64_t tile = 0; tile < tiles; ++tile) {  // of nearly equal numbers of rows
     const int64_t first = run.count * tile / tiles, rows = run.count * (tile + 1) / tiles - first;
-    rows_of(first, width, [&](const F* a, const F* b) {
+    rows_of(first, width, [&](const E* a, const E* b) {
       const auto multiply = [&](auto r) {
         constexpr int R = decltype(r)::value;
         const auto by_vectors = [&](auto v) {
           constexpr int V = decltype(v)::value;
-          if constexpr (kInRegisters<T>) {
+          if constexpr (kInRegisters<T, E>) {
             if (registers) return multiply_tile_in_registers<R, V>(p, a, a_row, b, reach, to);
           }
-          multiply_tile<R, V, T>(p, a, a_row, b, reach, to);
+          multiply_tile<R, V, T, E>(p, a, a_row, b, reach, to);
         };
         if constexpr (R <= kWideRows) {
           if (to.columns > kTileColumns<F>) return by_vectors(Constant<4>{});
@@ -334,16 +336,16 @@ INLINE void for_each_run(const Product& p, Range lines, Range columns, Function 
 }
 
 // The results of a piece, for as many panels at a time as stay in L2.
-template <class T>
+template <class T, class E = Compute<T>>
 static void multiply_piece(const Product& p, const ProductPiece& piece) {
-  constexpr int64_t P = kPanelBytes / sizeof(Compute<T>), kBlock = 256 << 10;
+  constexpr int64_t P = kPanelBytes / sizeof(E), kBlock = 256 << 10;
   const int64_t panel_bytes = max_of(int64_t{1}, p.segments * p.K * kPanelBytes);
   const int64_t step = max_of(int64_t{kWideRows > 0 ? 2 : 1}, kBlock / panel_bytes);
   for (int64_t panel = piece.panels.begin; panel < piece.panels.end; panel += step) {
     const int64_t panel_end = min_of(piece.panels.end, panel + step);
     const Range columns{panel * P, min_of(p.N, panel_end * P)};
     const auto multiply = [&](const Run& run, const Reach& reach) {
-      multiply_run<T>(p, piece.group, columns, run, reach);
+      multiply_run<T, E>(p, piece.group, columns, run, reach);
     };
     if (p.borders.tap_h != nullptr) {
       for_each_run(p, piece.lines, piece.columns, multiply);

@@ -69,10 +69,20 @@ struct f16 {
   uint16_t bits;
 };
 
+// Two bf16 of adjacent k's, multiplied by two others and added up by one instruction.
+struct Pair {
+  bf16 first, second;
+};
+
 template <class T>
 constexpr bool kIsBf16 = false;
 template <>
 constexpr bool kIsBf16<bf16> = true;
+
+template <class T>
+constexpr bool kIsPair = false;
+template <>
+constexpr bool kIsPair<Pair> = true;
 
 // What a stored type is computed in, and the integer as wide: comparisons give vectors of it.
 template <class T>

@@ -36,7 +36,8 @@ Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weigh
         " values, expected 4");
   Conv2d p = convolution_over(op, x, Dims(weight_size.data(), 4),
                               {stride, padding, dilation, groups}, activation);
-  const Tensor dense = panels_of(op, panels, x, p, mul(op, "panels", p.h.kernel, p.w.kernel));
+  const int64_t taps = mul(op, "panels", p.h.kernel, p.w.kernel);
+  const Tensor dense = panels_of(op, panels, x, p, taps, &p.pairs);
   p.panels = dense.data_ptr();
   return finish(op, p, x, bias, residual, x.dim() == 4);
 }

@@ -18,6 +18,7 @@ struct Conv2dShape {
 struct Conv2d : Conv2dShape {
   const void *x, *weight, *bias, *residual;  // the last two may be null
   const void* panels;  // the weight as ../cpu/product.h lays it out, or null: then it is done here
+  bool pairs;          // of bf16 are in the panels
   void* y;
   Strides x_stride, w_stride, residual_stride, y_stride;
   Activation activation;
@@ -42,6 +43,8 @@ struct Conv2dBackwardWeight : Conv2dShape {
   Strides grad_y_stride, y_stride, x_stride, w_stride;
   Activation activation;
 };
+
+bool takes_pairs();  // whether this device's products can be of such panels
 
 void launch(const Conv2d& p, void* stream);
 void launch(const Conv2dWinograd& p, void* stream);

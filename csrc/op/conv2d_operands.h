@@ -52,19 +52,29 @@ inline Conv2d convolution_of(const char* op, const Tensor& x, const Tensor& weig
   return p;
 }
 
-// Weights of so many taps that were packed before: torchext/ops/_packed.py says how.
+// Weights of so many taps that were packed before: torchext/ops/_packed.py says how. `pairs`:
+// whether bf16 may be in pairs; then tells whether it is.
 inline Tensor panels_of(const char* op, const Tensor& panels, const Tensor& x, const Conv2dShape& p,
-                        int64_t taps) {
+                        int64_t taps, bool* pairs = nullptr) {
   check_tensor(op, "panels", panels);
   const bool wide = p.dtype == DType::f64;
-  CHECK(panels.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), op,
+  const bool paired = pairs != nullptr && p.dtype == DType::bf16 && p.C / p.groups % 2 == 0 &&
+                      panels.scalar_type() == ScalarType::BFloat16;
+  if (paired) {
+    CHECK(takes_pairs(), op,
+          ": panels: got pairs of bfloat16, expected Float where TORCHEXT_ISA is"
+          " not avx512_bf16");
+    *pairs = true;
+  }
+  CHECK(paired || panels.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), op,
         ": panels: got dtype ", torch::headeronly::toString(panels.scalar_type()), ", expected ",
         wide ? "Double" : "Float", " for an input of ",
         torch::headeronly::toString(x.scalar_type()));
   const int64_t columns = wide ? 16 : 32, blocks = (p.O / p.groups - 1) / columns + 1;
+  const int64_t in_one = paired ? 2 : 1, channels = p.C / p.groups / in_one;
   int64_t rows = p.groups;
-  for (const int64_t size : {blocks, p.C / p.groups, taps}) rows = mul(op, "panels", rows, size);
-  const int64_t expected[] = {add(op, "panels", rows, 1), columns};
+  for (const int64_t size : {blocks, channels, taps}) rows = mul(op, "panels", rows, size);
+  const int64_t expected[] = {add(op, "panels", rows, 1), columns * in_one};
   check_shape(op, "panels", sizes_of(panels), Dims(expected, 2));
   return torch::stable::contiguous(panels);
 }

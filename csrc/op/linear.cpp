@@ -121,7 +121,7 @@ Tensor linear_packed(const Tensor& input, const Tensor& panels, int64_t out_feat
   CHECK(out_features > 0, op, ": out_features: got ", out_features, ", expected at least 1");
   std::optional<Tensor> dense;
   const auto set_weight = [&](Conv2d& p) {
-    dense = panels_of(op, panels, input, p, 1);
+    dense = panels_of(op, panels, input, p, 1, &p.pairs);
     p.panels = dense->data_ptr();
   };
   return product(op, input, {out_features, input.size(-1)}, set_weight, bias, residual, activation);

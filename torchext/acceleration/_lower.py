@@ -8,7 +8,7 @@ from torch import fx
 
 from ..nn import functional as F
 from ..ops._activation import KINDS
-from ..ops._packed import pack
+from ..ops._packed import pack, pack_pairs, suits_pairs
 from ..ops._winograd import pack_winograd
 from . import _onednn
 from ._attention import attention_qkv, pack_attention
@@ -115,6 +115,11 @@ def _folded(build, product):
     return build.pair(fold, weight, bias, *product.norm.args[1:])
 
 
+def _panels(build, product, weight, groups):
+    dtype, channels = product.node.meta["val"].dtype, product.weight_shape[1]
+    return build(pack_pairs if suits_pairs(dtype, channels) else pack, weight, groups)
+
+
 def _what(product):
     parts = ["linear" if product.is_linear else "conv2d"]
     if product.is_depthwise:
@@ -131,7 +136,7 @@ def _linear_candidates(build, product):
     rows = x.meta["val"].numel() // max(size[1], 1)
     rest = (bias, product.residual, KINDS[product.activation])
     if rows > FEW_ROWS and size[0] > FEW_COLUMNS:
-        args = (x, build(pack, weight), size[0], *rest)
+        args = (x, _panels(build, product, weight, 1), size[0], *rest)
         ours = Candidate("torchext", ops.linear_packed_inference.default, args)
     else:
         ours = Candidate("torchext", ops.linear_inference.default, (x, weight, *rest))
@@ -147,7 +152,7 @@ def _conv2d_candidates(build, product, precision):
     if product.is_depthwise or size[0] // geometry[-1] <= FEW_COLUMNS:
         ours = Candidate("torchext", ops.conv2d_inference.default, (x, whole, *rest))
     else:
-        args = (x, build(pack, weight, geometry[-1]), list(size), *rest)
+        args = (x, _panels(build, product, weight, geometry[-1]), list(size), *rest)
         ours = Candidate("torchext", ops.conv2d_packed_inference.default, args)
     plain = (x, whole, bias, product.residual, *geometry, product.activation)
     shape = list(x.meta["val"].shape)
@@ -215,7 +220,16 @@ def _separable_candidates(build, first, second):
     depthwise = (whole, bias, None, *geometry, groups, kinds[0])
     unit = ([1, 1], [0, 0], [1, 1], 1)
     size = list(second.weight_shape)
-    args = (x, *depthwise, panels, size, pointwise_bias, second.residual, *unit, kinds[1])
+    args = (
+        x,
+        *depthwise,
+        _panels(build, second, pointwise, 1),
+        size,
+        pointwise_bias,
+        second.residual,
+        *unit,
+        kinds[1],
+    )
     two = (ops.conv2d_inference.default, ops.conv2d_packed_inference.default)
     apart = Candidate("torchext, in two steps", Chain(*two, len(depthwise)), args)
 

@@ -94,7 +94,7 @@ def _fake_packed(x, panels, weight_size, bias, residual, *args):
     check_dtype(op, "input", x)
     check(len(weight_size) == 4, op, "weight_size", f"{len(weight_size)} values", 4)
     shape = output_shape(op, x.shape, weight_size, *args, groups)
-    check_panels(op, panels, x, weight_size, groups)
+    check_panels(op, panels, x, weight_size, groups, pairs=True)
     _check_epilogue(op, x, shape, bias, residual, activation)
     return empty_image(x, shape, x.dim() == 4)
 

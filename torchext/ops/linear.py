@@ -57,7 +57,7 @@ def _fake_packed(x, panels, out_features, *args):
     _check_rank(op, "input", x)
     check_dtype(op, "input", x)
     check(out_features > 0, op, "out_features", out_features, "at least 1")
-    check_panels(op, panels, x, (out_features, x.shape[-1]), 1)
+    check_panels(op, panels, x, (out_features, x.shape[-1]), 1, pairs=True)
     return _result(op, x, out_features, *args)
 
 

@@ -3,6 +3,7 @@
 
 #include "../depthwise.h"
 #include "../dots.h"
+#include "../isa.h"
 #include "conv2d.h"
 #include "operands.h"
 
@@ -54,7 +55,17 @@ bool is_few_dots(const Conv2d& p) {
          (p.residual == nullptr || p.residual_stride.c == 1);
 }
 
+// Whether its products are of pairs of channels: as the panels are, or wherever they can be.
+bool is_of_pairs(const Conv2d& p) {
+  if (p.panels != nullptr) return p.pairs;
+  const int64_t channels = p.C / p.groups;
+  return cpu::multiplies_pairs() && p.dtype == DType::bf16 && channels % 2 == 0 &&
+         p.O / p.groups > cpu::kFewColumns;
+}
+
 }  // namespace
+
+bool takes_pairs() { return cpu::multiplies_pairs(); }
 
 void launch(const Conv2d& p, void*) { launch_parts(p, {}); }
 
@@ -67,11 +78,16 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
     if (parts.done) parts.done(0, p.N);
     return;
   }
+  const bool pairs = is_of_pairs(p);
+  Conv2dShape counted = p;  // its channels, as products do
+  if (pairs) counted.C /= 2;
+  const int64_t channels = counted.C / p.groups;
   cpu::Image image = padded_input(p, p.x, p.x_stride);
+  image.kept = pairs;
   const bool padded = image.top + image.left > 0;
-  const bool bordered = padded && use_without_padding(image, has_adjacent_taps(p));
-  const Laid x = lay_out(image, true);
-  Segments segments = segments_of(p, x);
+  const bool bordered = padded && use_without_padding(image, has_adjacent_taps(counted));
+  const Laid x = pairs ? lay_out_pairs(image) : lay_out(image, true);
+  Segments segments = segments_of(counted, x);
   std::vector<int64_t> tap_rows;
   if (bordered) {
     for (int64_t i = 0; i < p.h.kernel; ++i) {
@@ -85,14 +101,15 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
                      p.groups,
                      N,
                      static_cast<int64_t>(w_segments.size()),
-                     p.C / p.groups,
+                     channels,
                      p.weight,
                      N * p.w_stride.n,
                      p.w_stride.n,
                      p.w_stride.c,
                      w_segments.data(),
                      nullptr,
-                     false};
+                     false,
+                     pairs};
   panels.few_columns = p.panels == nullptr && are_few_columns(panels, segments.length);
   const auto scratch = pack_or_use(panels, p.panels);
 
@@ -102,7 +119,7 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
   product.segments = static_cast<int64_t>(segments.offsets.size());
   product.K = segments.length, product.N = N;
   product.a = x.data;
-  product.a_group = p.C / p.groups, product.a_image = x.n;
+  product.a_group = channels, product.a_image = x.n;
   product.a_row = p.h.stride * x.row, product.a_column = p.w.stride * x.column;
   product.a_segment = segments.offsets.data();
   if (bordered) {

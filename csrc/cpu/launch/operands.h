@@ -44,7 +44,10 @@ inline bool is_computed_in(DType dtype) { return dtype == compute_dtype(dtype); 
 
 inline bool readable_in_place(const cpu::Image& p) {
   const bool plain = p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
-  return plain && p.y == nullptr && is_computed_in(p.dtype) && p.x_stride.c == 1;
+  const Strides& s = p.x_stride;
+  const bool whole_pairs = s.n % 2 == 0 && s.h % 2 == 0 && s.w % 2 == 0;
+  const bool typed = p.kept ? whole_pairs : is_computed_in(p.dtype);
+  return plain && p.y == nullptr && typed && s.c == 1;
 }
 
 // x as it is: nothing around its pixels or between them.
@@ -68,10 +71,17 @@ inline Laid lay_out(cpu::Image p, bool in_place) {
   if (in_place && readable_in_place(p)) {
     return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, nullptr};
   }
-  auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.C);
+  auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.kept ? p.C / 2 : p.C);
   p.to = scratch->get();
   launch(p, nullptr);
   return {p.to, p.rows * p.columns * p.C, p.columns * p.C, p.C, std::move(scratch)};
+}
+
+// The image as pairs of channels, which its strides count then.
+inline Laid lay_out_pairs(const cpu::Image& kept) {
+  Laid x = lay_out(kept, true);
+  x.n /= 2, x.row /= 2, x.column /= 2;
+  return x;
 }
 
 // Where the taps of a window lie, in a weight or a dilated image; of each row, only the first tap
@@ -145,7 +155,7 @@ inline bool use_without_padding(cpu::Image& image, bool adjacent_taps) {
 
 // K: of the product's segments, which may be several of the panels'.
 inline bool are_few_columns(const cpu::Panels& p, int64_t K) {
-  return p.groups == 1 && p.N <= cpu::kFewColumns && K >= panel_columns(p.dtype) / 2;
+  return p.groups == 1 && p.N <= cpu::kFewColumns && !p.pairs && K >= panel_columns(p.dtype) / 2;
 }
 
 inline Scratch pack(cpu::Panels& p) {
@@ -164,7 +174,7 @@ inline std::unique_ptr<Scratch> pack_or_use(cpu::Panels& p, const void* packed) 
 }
 
 inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
-  p.b = panels.to, p.few_columns = panels.few_columns;
+  p.b = panels.to, p.few_columns = panels.few_columns, p.pairs = panels.pairs;
   p.b_row = panel_columns(panels.dtype);
   p.b_panel = panels.segments * panels.K * p.b_row;
   p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;
