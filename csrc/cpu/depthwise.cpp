@@ -6,16 +6,21 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-template <class T>
+template <class T, class X>
 static void filter_rows(const Depthwise& p, int64_t begin, int64_t end) {
   const Strides &ys = p.y_stride, &rs = p.residual_stride;
   for (int64_t index = begin; index < end; ++index) {
     const int64_t n = index / p.OH, oh = index % p.OH;
-    const Compute<T>* x = static_cast<const Compute<T>*>(p.x) + (n * p.x_image + oh * p.x_row);
+    const X* x = static_cast<const X*>(p.x) + (n * p.x_image + oh * p.x_row);
     const T* residual =
         p.residual ? static_cast<const T*>(p.residual) + (n * rs.n + oh * rs.h) : nullptr;
     filter_row(p, oh, {0, p.OW}, x, residual, static_cast<T*>(p.y) + (n * ys.n + oh * ys.h));
   }
+}
+
+template <class T>
+static void filter_stored_or_laid_out(const Depthwise& p, int64_t begin, int64_t end) {
+  p.x_stored ? filter_rows<T, T>(p, begin, end) : filter_rows<T, Compute<T>>(p, begin, end);
 }
 
 // Some taps of N channels, summed along a run of outputs.
@@ -76,7 +81,7 @@ static void correlate_blocks(const DepthwiseWeight& p, int64_t begin, int64_t en
 }  // namespace
 
 void run(const Depthwise& p, int64_t begin, int64_t end) {
-  FOR_EACH_DTYPE(filter_rows, p, begin, end)
+  FOR_EACH_DTYPE(filter_stored_or_laid_out, p, begin, end)
 }
 
 void run(const DepthwiseWeight& p, int64_t begin, int64_t end) {

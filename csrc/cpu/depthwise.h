@@ -23,6 +23,7 @@ struct Filter {
 constexpr int64_t kMostBorderTaps = 64;  // of a filter on a bare image
 
 struct Depthwise : Filter {
+  bool x_stored;  // x is of dtype, not F
   const void* w;  // F, channels adjacent
   const void *bias, *residual;
   void* y;

@@ -19,15 +19,16 @@ struct Taps {
 template <class V, int U>
 using Sums = V[U];
 
-// N channels of U neighbouring outputs: sums over all taps. Sharing changes no order.
-template <int N, int U, class F>
-INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const F* x, const F* w,
+// N channels of U neighbouring outputs: sums over all taps. Sharing changes no order. X: what the
+// image is stored in.
+template <int N, int U, class F, class X>
+INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, const F* w,
                         Sums<Vec<F, N>, U>& sum) {
   using V = Vec<F, N>;
   [[maybe_unused]] const auto rows_of_three = [&](auto step) ALWAYS_INLINE {
     constexpr int S = decltype(step)::value;
     for (int64_t t = 0; t < taps.count; t += 3) {
-      const F* tap = x + taps.x[t];
+      const X* tap = x + taps.x[t];
       V in[S * (U - 1) + 3];
       unrolled<S*(U - 1) + 3>(
           [&](auto i) ALWAYS_INLINE { in[i.value] = load<N>(tap + i.value * taps.threes); });
@@ -45,7 +46,7 @@ INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const F* x, const 
     }
   }
   for (int64_t t = 0; t < taps.count; ++t) {
-    const F* tap = x + taps.x[t];
+    const X* tap = x + taps.x[t];
     const V weight = load<N>(w + taps.w[t]);
     unrolled<U>([&](auto u) ALWAYS_INLINE {
       sum[u.value] += load<N>(tap + u.value * p.x_column) * weight;
@@ -53,13 +54,13 @@ INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const F* x, const 
   }
 }
 
-template <int N, int U, class T>
-INLINE void filter(const Depthwise& p, const Taps& taps, const Compute<T>* x, int64_t c,
-                   const T* bias, const T* residual, T* y) {
+template <int N, int U, class T, class X>
+INLINE void filter(const Depthwise& p, const Taps& taps, const X* x, int64_t c, const T* bias,
+                   const T* residual, T* y) {
   using F = Compute<T>;
   using V = Vec<F, N>;
   Sums<V, U> sum = {};
-  add_up_taps<N, U, F>(p, taps, x + c, static_cast<const F*>(p.w) + c, sum);
+  add_up_taps<N, U>(p, taps, x + c, static_cast<const F*>(p.w) + c, sum);
   if (p.scale != nullptr) {
     const V scale = load<N>(static_cast<const F*>(p.scale) + c);
     const V shift = load<N>(static_cast<const F*>(p.shift) + c);
@@ -91,15 +92,15 @@ INLINE void filter(const Depthwise& p, const Taps& taps, const Compute<T>* x, in
   unrolled<U>([&](auto u) ALWAYS_INLINE { store<N>(to + u.value * p.y_stride.w, sum[u.value]); });
 }
 
-template <int N, int U, class T>
-INLINE void filter_channels(const Depthwise& p, const Taps& taps, const Compute<T>* x, int64_t c,
+template <int N, int U, class T, class X>
+INLINE void filter_channels(const Depthwise& p, const Taps& taps, const X* x, int64_t c,
                             const T* bias, const T* residual, T* y) {
   for (; c + N <= p.C; c += N) filter<N, U>(p, taps, x, c, bias, residual, y);
   if constexpr (N > 1) filter_channels<N / 2, U>(p, taps, x, c, bias, residual, y);
 }
 
-template <int U, class T>
-INLINE void filter_outputs(const Depthwise& p, const Taps& taps, const Compute<T>* x, const T* bias,
+template <int U, class T, class X>
+INLINE void filter_outputs(const Depthwise& p, const Taps& taps, const X* x, const T* bias,
                            const T* residual, T* y) {
   const bool adjacent = p.y_stride.c == 1 && (residual == nullptr || p.residual_stride.c == 1);
   if (adjacent) {
@@ -110,8 +111,8 @@ INLINE void filter_outputs(const Depthwise& p, const Taps& taps, const Compute<T
 }
 
 // Neighbouring outputs of a row: x, residual and y are the first one's.
-template <class T>
-static void filter_line(const Depthwise& p, const Taps& taps, int64_t count, const Compute<T>* x,
+template <class T, class X>
+static void filter_line(const Depthwise& p, const Taps& taps, int64_t count, const X* x,
                         const T* residual, T* y) {
   constexpr int U = 4;
   const T* bias = static_cast<const T*>(p.bias);
@@ -173,9 +174,9 @@ INLINE void for_each_run(const Filter& p, int64_t oh, Range columns, Function fu
 }
 
 // Outputs `columns` of row oh; x, residual and y are the first one's.
-template <class T>
-INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const Compute<T>* x,
-                       const T* residual, T* y) {
+template <class T, class X>
+INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const X* x, const T* residual,
+                       T* y) {
   for_each_run(p, oh, columns, [&](const Taps& taps, int64_t begin, int64_t end) {
     const int64_t k = begin - columns.begin;
     filter_line(p, taps, end - begin, x + k * p.x_column,

@@ -27,10 +27,11 @@ void for_parts(int64_t images, const Parts& parts, Launch launch) {
 }
 
 void launch_depthwise(const Conv2d& p, const Parts& parts) {
-  const FilterInput x(p, p.x, p.x_stride);
+  const FilterInput x(p, p.x, p.x_stride, true);
   const Laid w = lay_out_taps(p, p.weight, p.w_stride);
   cpu::Depthwise filter{};
   x.set(filter);
+  filter.x_stored = x.is_stored();
   filter.w = w.data;
   filter.bias = p.bias, filter.residual = p.residual, filter.y = p.y;
   filter.y_stride = p.y_stride, filter.residual_stride = p.residual_stride;
@@ -39,7 +40,8 @@ void launch_depthwise(const Conv2d& p, const Parts& parts) {
   const void* images = filter.x;
   for_parts(p.N, parts, [&](int64_t begin, int64_t end) {
     filter.N = end - begin;
-    filter.x = at_f(images, p.dtype, begin * filter.x_image);
+    const int64_t first = begin * filter.x_image;
+    filter.x = x.is_stored() ? at(images, p.dtype, first) : at_f(images, p.dtype, first);
     filter.y = at(p.y, p.dtype, begin * p.y_stride.n);
     if (p.residual) filter.residual = at(p.residual, p.dtype, begin * p.residual_stride.n);
     launch(filter, nullptr);

@@ -187,14 +187,18 @@ inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides
                  false);
 }
 
-// What a depthwise filter reads: the image as it is, or a padded one where it can't be read in
-// place.
+// What a depthwise filter reads: the image as it is, also `stored` in 16 bits if it takes that, or
+// a padded one where it can't be read in place.
 class FilterInput {
  public:
-  FilterInput(const Conv2dShape& p, const void* x, const Strides& stride) : shape_(p) {
+  FilterInput(const Conv2dShape& p, const void* x, const Strides& stride, bool stored = false)
+      : shape_(p) {
     const cpu::Image image = padded_input(p, x, stride), bare = without_padding(image);
-    bare_ = p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps && readable_in_place(bare);
-    x_ = lay_out(bare_ ? bare : image, true);
+    const bool few = p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps;
+    stored_ = few && stored && stride.c == 1 && !is_computed_in(p.dtype);
+    bare_ = stored_ || (few && readable_in_place(bare));
+    x_ = stored_ ? Laid{x, stride.n, stride.h, stride.w, nullptr}
+                 : lay_out(bare_ ? bare : image, true);
     for (int64_t i = 0; i < p.h.kernel; ++i) {
       for (int64_t j = 0; j < p.w.kernel; ++j) {
         rows_.push_back(i * p.h.dilation - (bare_ ? p.h.padding : 0));
@@ -204,6 +208,8 @@ class FilterInput {
       }
     }
   }
+
+  bool is_stored() const { return stored_; }
 
   // The filter must not outlive this.
   void set(cpu::Filter& filter) const {
@@ -224,7 +230,7 @@ class FilterInput {
 
  private:
   const Conv2dShape& shape_;
-  bool bare_;
+  bool bare_, stored_;
   Laid x_;
   std::vector<int64_t> rows_, columns_, x_taps_, w_taps_;
 };
