@@ -68,7 +68,8 @@ PAIRS = "avx512_bf16"  # the ISA that differs from the one before it in bf16's p
 
 def of_pairs(op):
     """Whether the op's products can be of pairs of bf16."""
-    return op.startswith(("conv2d", "conv_bn_act", "linear")) and "winograd" not in op
+    forward = op.startswith(("conv2d", "conv_bn_act", "linear")) and "backward" not in op
+    return forward and "winograd" not in op
 
 
 def in_pairs(op, args):

@@ -11,6 +11,11 @@
 #define PLAIN static inline __attribute__((always_inline))
 #endif
 
+// Compilers that know the CPU instruction for pairs of bf16 by its name in code for other CPUs.
+#if defined(__x86_64__) && !defined(__clang__) && __GNUC__ >= 11
+#define TORCHEXT_KNOWS_PAIRS
+#endif
+
 namespace torchext {
 
 enum class DType : int32_t { f32, f64, bf16, f16 };

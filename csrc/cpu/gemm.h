@@ -36,7 +36,7 @@ INLINE void add_product(Vector& sum, const F* x, const Vector& factors) {
   sum += *x * factors;
 }
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__) && defined(TORCHEXT_KNOWS_PAIRS)
 INLINE Vec<int32_t, 16> load_factors(const Pair* p) { return load_raw<Vec<int32_t, 16>>(p); }
 // By its name: the compiler knows it for CPUs only that have it, and this code is chosen by
 // TORCHEXT_ISA.

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "../common/plain.h"
+
 namespace torchext::cpu {
 
 // The last has the code of the one before it, and an instruction for pairs of bf16.
@@ -21,10 +23,10 @@ inline bool cpu_has(Isa isa) {
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512dq");
     case Isa::avx512_bf16:
-#if defined(__clang__)  // refuses its name in code for other CPUs
-      return false;
-#else
+#ifdef TORCHEXT_KNOWS_PAIRS
       return cpu_has(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+      return false;
 #endif
   }
 #endif

@@ -222,7 +222,7 @@ void run(const Panels& p, int64_t begin, int64_t end) {
   FOR_EACH_DTYPE(pack, p, begin, end)
 }
 void run(const Product& p, int64_t begin, int64_t end) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__) && defined(TORCHEXT_KNOWS_PAIRS)
   if (p.pairs) return multiply_pieces<bf16, Pair>(p, begin, end);
 #endif
   FOR_EACH_DTYPE(multiply_pieces, p, begin, end)
