@@ -74,7 +74,7 @@ def of_pairs(op):
 
 def in_pairs(op, args):
     """Packed weights as accelerate() packs them for that ISA."""
-    if op not in ("conv2d_packed_inference", "linear_packed_inference"):
+    if op not in ("conv2d_packed_inference", "linear_packed_inference") or args[0].dim() == 0:
         return args
     x, panels, size, *rest = args
     size, groups = (size, rest[-2]) if op.startswith("conv2d") else ((size, x.shape[-1]), 1)
