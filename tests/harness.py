@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchext import _host, _load
 from torchext.ops import OPS
-from torchext.ops._packed import pack_pairs, suits_pairs, unpack
+from torchext.ops._packed import pack, suits_pairs, unpack
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -80,7 +80,7 @@ def in_pairs(op, args):
     size, groups = (size, rest[-2]) if op.startswith("conv2d") else ((size, x.shape[-1]), 1)
     if not suits_pairs(x.dtype, size[1]):
         return args
-    return x, pack_pairs(unpack(panels, size, groups, x.dtype), groups), args[2], *rest
+    return x, pack(unpack(panels, size, groups, x.dtype), groups, in_one=2), args[2], *rest
 
 
 @functools.cache

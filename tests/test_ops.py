@@ -19,7 +19,7 @@ from harness import (
 
 from torchext import _load
 from torchext.ops import OPS
-from torchext.ops._packed import pack_pairs, suits_pairs, unpack
+from torchext.ops._packed import pack, suits_pairs, unpack
 
 
 @pytest.mark.parametrize("one", BACKENDS, ids=str)
@@ -76,14 +76,14 @@ def pairs():
 @pytest.mark.parametrize("groups", [1, 2])
 def test_pairs_are_as_the_weight(groups):
     weight = torch.randn((70, 6, 3, 2)).bfloat16()
-    panels = pack_pairs(weight, groups)
+    panels = pack(weight, groups, in_one=2)
     assert panels.dtype is torch.bfloat16
     assert torch.equal(unpack(panels, weight.shape, groups, weight.dtype), weight)
 
 
 def test_pairs_are_for_their_isa_and_type(pairs):
     x, weight = torch.randn((3, 8)).bfloat16(), torch.randn((5, 8)).bfloat16()
-    op, panels = torch.ops.torchext.linear_packed_inference, pack_pairs(weight)
+    op, panels = torch.ops.torchext.linear_packed_inference, pack(weight, in_one=2)
     assert suits_pairs(weight.dtype, 8) and not suits_pairs(weight.dtype, 7)
     assert not suits_pairs(torch.float32, 8)
     torch.testing.assert_close(op(x, panels, 5, None, None, 0), x @ weight.T)

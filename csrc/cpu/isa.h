@@ -42,7 +42,4 @@ inline Isa best_isa() {
   return static_cast<Isa>(best);
 }
 
-// Whether products can be of pairs of bf16 (product.h).
-bool multiplies_pairs();
-
 }  // namespace torchext::cpu

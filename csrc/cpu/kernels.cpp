@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "../common/stable.h"
+#include "../op/conv2d.h"
 #include "attention.h"
 #include "channels.h"
 #include "dense.h"
@@ -62,13 +63,13 @@ void parallel(const P& p, void (*kernel)(const P&, int64_t, int64_t)) {
 
 }  // namespace
 
-bool multiplies_pairs() { return chosen_isa == Isa::avx512_bf16; }
-
 #define DECLARE_KERNEL(isa, Parameters)          \
   namespace isa {                                \
   void run(const Parameters&, int64_t, int64_t); \
   }
 }  // namespace cpu
+
+bool takes_pairs() { return cpu::chosen_isa == cpu::Isa::avx512_bf16; }
 
 // One line per kernel: its parameters name it.
 #if defined(__x86_64__)

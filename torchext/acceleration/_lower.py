@@ -8,7 +8,7 @@ from torch import fx
 
 from ..nn import functional as F
 from ..ops._activation import KINDS
-from ..ops._packed import pack, pack_pairs, suits_pairs
+from ..ops._packed import pack, suits_pairs
 from ..ops._winograd import pack_winograd
 from . import _onednn
 from ._attention import attention_qkv, pack_attention
@@ -117,7 +117,7 @@ def _folded(build, product):
 
 def _panels(build, product, weight, groups):
     dtype, channels = product.node.meta["val"].dtype, product.weight_shape[1]
-    return build(pack_pairs if suits_pairs(dtype, channels) else pack, weight, groups)
+    return build(pack, weight, groups, 2 if suits_pairs(dtype, channels) else 1)
 
 
 def _what(product):

@@ -36,10 +36,6 @@ def pack(weight, groups=1, in_one=1):
     return torch.nn.functional.pad(w.reshape(-1, columns * in_one), (0, 0, 0, 1))
 
 
-def pack_pairs(weight, groups=1):
-    return pack(weight, groups, in_one=2)
-
-
 def suits_pairs(dtype, channels):
     """Whether a product of a weight's so many channels can be of pairs, on this machine."""
     return dtype == torch.bfloat16 and channels % 2 == 0 and _load.multiplies_pairs()

@@ -3,7 +3,6 @@
 
 #include "../depthwise.h"
 #include "../dots.h"
-#include "../isa.h"
 #include "conv2d.h"
 #include "operands.h"
 
@@ -61,13 +60,11 @@ bool is_few_dots(const Conv2d& p) {
 bool is_of_pairs(const Conv2d& p) {
   if (p.panels != nullptr) return p.pairs;
   const int64_t channels = p.C / p.groups;
-  return cpu::multiplies_pairs() && p.dtype == DType::bf16 && channels % 2 == 0 &&
+  return takes_pairs() && p.dtype == DType::bf16 && channels % 2 == 0 &&
          p.O / p.groups > cpu::kFewColumns;
 }
 
 }  // namespace
-
-bool takes_pairs() { return cpu::multiplies_pairs(); }
 
 void launch(const Conv2d& p, void*) { launch_parts(p, {}); }
 

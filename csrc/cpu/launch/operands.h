@@ -155,7 +155,7 @@ inline bool use_without_padding(cpu::Image& image, bool adjacent_taps) {
 
 // K: of the product's segments, which may be several of the panels'.
 inline bool are_few_columns(const cpu::Panels& p, int64_t K) {
-  return p.groups == 1 && p.N <= cpu::kFewColumns && !p.pairs && K >= panel_columns(p.dtype) / 2;
+  return p.groups == 1 && p.N <= cpu::kFewColumns && K >= panel_columns(p.dtype) / 2;
 }
 
 inline Scratch pack(cpu::Panels& p) {
