@@ -16,7 +16,7 @@ import torchext
 from torchext.acceleration import _forward, _layers, _tuning
 from torchext.acceleration._attention import pack_attention
 from torchext.acceleration._capture import capture, tidy
-from torchext.acceleration._lower import lower
+from torchext.acceleration._lower import lower, taps_first
 from torchext.acceleration._places import Candidate, Place
 from torchext.acceleration._raise import raise_to_aten
 
@@ -697,3 +697,10 @@ def test_other_modes_of_torch():
 def test_refused(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_depthwise_filters_are_prepared_as_kernels_read_them():
+    weight = torch.randn(24, 1, 5, 3)
+    filters = taps_first(weight)
+    assert torch.equal(filters, weight) and filters.stride()[0] == 1
+    assert filters.stride()[2:] == (3 * 24, 24)

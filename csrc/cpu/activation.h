@@ -7,7 +7,8 @@
 namespace torchext::cpu::TORCHEXT_ISA {
 namespace {
 
-constexpr double kLeak = 0.01;                     // leaky_relu's slope below 0
+constexpr double kLeak = 0.01;  // leaky_relu's slope below 0
+constexpr double kSixth = 1.0 / 6;
 constexpr double kRootHalf = 0.70710678118654752;  // sqrt(1 / 2)
 constexpr double kRootTwoOverPi = 0.79788456080286536;
 constexpr double kCubic = 0.044715;  // of gelu_tanh
@@ -15,6 +16,12 @@ constexpr double kCubic = 0.044715;  // of gelu_tanh
 template <class V>
 INLINE V relu6_of(V x) {
   return at_most(at_least(x, 0), 6);
+}
+
+// Dividing by 6 takes longer than all the rest.
+template <class V>
+INLINE V hardswish_of(V x) {
+  return x * relu6_of(x + 3) * LaneOf<V>(kSixth);
 }
 
 // The long ones, out of line: an epilogue calls activate() for every vector of a tile.
@@ -52,9 +59,9 @@ INLINE V activate(Activation activation, V x) {
     case Activation::leaky_relu:
       return x > 0 ? x : x * F(kLeak);
     case Activation::hardswish:
-      return x * relu6_of(x + 3) / 6;
+      return hardswish_of(x);
     case Activation::hardsigmoid:
-      return relu6_of(x + 3) / 6;
+      return relu6_of(x + 3) * F(kSixth);
     case Activation::step:
       return x > 0 ? V{} + 1 : V{};
     default:

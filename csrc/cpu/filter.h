@@ -81,6 +81,8 @@ INLINE void filter(const Depthwise& p, const Taps& taps, const X* x, int64_t c, 
   if (relu6 || p.activation == Activation::relu) {
     unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] = at_least(sum[u.value], 0); });
     if (relu6) unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] = at_most(sum[u.value], 6); });
+  } else if (p.activation == Activation::hardswish) {
+    unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] = hardswish_of(sum[u.value]); });
   } else if (p.activation != Activation::none) {  // too long for more than one of them
     F sums[U * N];
     unrolled<U>([&](auto u) ALWAYS_INLINE { store<N>(sums + u.value * N, sum[u.value]); });

@@ -78,8 +78,10 @@ struct Product {
 };
 
 // How a product is cut into pieces of similar size: by shape only. A piece has enough pixels to
-// make a panel's way from memory worth it, and few enough that they stay in L2.
+// make a panel's way from memory worth it, and few enough that they stay in L2; of a small product
+// there are still enough pieces for threads to share it evenly.
 constexpr int64_t kPiecePixels = 224;  // a multiple of every ISA's rows of a tile but AVX2's
+constexpr int64_t kLeastPiecePixels = 24, kEnoughPieces = 16;
 struct ProductSplit {
   int64_t lines, line_blocks, columns, column_blocks, panels, panel_blocks;
 };
@@ -92,8 +94,16 @@ PLAIN ProductSplit product_split(const Product& p) {
   s.lines = ceil_div(lines, max_of(s.line_blocks, int64_t{1}));
   const int64_t blocks = p.groups * s.line_blocks * s.column_blocks;
   s.panels = panels;
-  while (s.panels > 1 && blocks * ceil_div(panels, s.panels) < 16) s.panels = ceil_div(s.panels, 2);
+  while (s.panels > 1 && blocks * ceil_div(panels, s.panels) < kEnoughPieces) {
+    s.panels = ceil_div(s.panels, 2);
+  }
   s.panel_blocks = ceil_div(panels, s.panels);
+  while (p.groups * s.line_blocks * s.column_blocks * s.panel_blocks < kEnoughPieces &&
+         s.lines * s.columns >= 2 * kLeastPiecePixels) {
+    int64_t& count = s.lines > 1 ? s.lines : s.columns;
+    count = ceil_div(count, 2);
+    s.line_blocks = ceil_div(lines, s.lines), s.column_blocks = ceil_div(p.columns, s.columns);
+  }
   return s;
 }
 
@@ -107,10 +117,11 @@ PLAIN Split split_of(const Panels& p) {
   const int64_t panels = ceil_div(p.N, panel_columns(p.dtype));
   return split(p.groups * panels, p.segments * p.K * panel_columns(p.dtype) * 2);
 }
+// Few pixels wait for the panel rather than for multiplications.
 PLAIN Split split_of(const Product& p) {
   const ProductSplit s = product_split(p);
   return split(p.groups * s.line_blocks * s.column_blocks * s.panel_blocks,
-               s.lines * s.columns * s.panels * 2 * p.segments * p.K);
+               max_of(s.lines * s.columns, int64_t{4}) * s.panels * 16 * p.segments * p.K);
 }
 
 }  // namespace torchext::cpu

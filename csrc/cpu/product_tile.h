@@ -65,7 +65,7 @@ constexpr bool kInRegisters<bf16, Pair> = true;
 INLINE bool in_registers(const Product& p) {
   return columns_adjacent(p) &&
          (p.activation == Activation::none || p.activation == Activation::relu ||
-          p.activation == Activation::relu6);
+          p.activation == Activation::relu6 || p.activation == Activation::hardswish);
 }
 
 // Vector J of the columns, `part` of it, of all rows.
@@ -87,7 +87,9 @@ INLINE void finish_vector(const Product& p, const Finish<T>& to, Part part,
       sum[i.value][J] += load_row(to.residual + (i.value * row + n), part);
     });
   }
-  if (p.activation != Activation::none) {
+  if (p.activation == Activation::hardswish) {
+    unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = hardswish_of(sum[i.value][J]); });
+  } else if (p.activation != Activation::none) {
     unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = at_least(sum[i.value][J], 0); });
     if (p.activation == Activation::relu6) {
       unrolled<R>([&](auto i) ALWAYS_INLINE { sum[i.value][J] = at_most(sum[i.value][J], 6); });

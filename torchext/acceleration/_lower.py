@@ -120,6 +120,11 @@ def _panels(build, product, weight, groups):
     return build(pack, weight, groups, 2 if suits_pairs(dtype, channels) else 1)
 
 
+def taps_first(weight):
+    """A depthwise weight, its channels adjacent in memory: kernels read it where it is."""
+    return weight.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+
+
 def _what(product):
     parts = ["linear" if product.is_linear else "conv2d"]
     if product.is_depthwise:
@@ -150,7 +155,8 @@ def _conv2d_candidates(build, product, precision):
     whole = build(channels_last, weight)
     rest = (bias, product.residual, *geometry, KINDS[product.activation])
     if product.is_depthwise or size[0] // geometry[-1] <= FEW_COLUMNS:
-        ours = Candidate("torchext", ops.conv2d_inference.default, (x, whole, *rest))
+        laid = build(taps_first, weight) if product.is_depthwise else whole
+        ours = Candidate("torchext", ops.conv2d_inference.default, (x, laid, *rest))
     else:
         args = (x, _panels(build, product, weight, geometry[-1]), list(size), *rest)
         ours = Candidate("torchext", ops.conv2d_packed_inference.default, args)
@@ -211,13 +217,13 @@ def _separable_candidates(build, first, second):
     panels, out = build(pack, pointwise), second.weight_shape[0]
     *geometry, groups = first.geometry()
     kinds = KINDS[first.activation], KINDS[second.activation]
-    whole = build(channels_last, weight)
-    args = (x, whole, None, shift, zeros, ones, 0.0, panels, out)
+    filters = build(taps_first, weight)
+    args = (x, filters, None, shift, zeros, ones, 0.0, panels, out)
     args += (None, pointwise_shift, pointwise_zeros, pointwise_ones, 0.0, second.residual)
     args += (*geometry, *kinds)
     ours = Candidate("torchext", ops.depthwise_separable_packed_inference.default, args)
 
-    depthwise = (whole, bias, None, *geometry, groups, kinds[0])
+    depthwise = (filters, bias, None, *geometry, groups, kinds[0])
     unit = ([1, 1], [0, 0], [1, 1], 1)
     size = list(second.weight_shape)
     args = (
@@ -233,6 +239,7 @@ def _separable_candidates(build, first, second):
     two = (ops.conv2d_inference.default, ops.conv2d_packed_inference.default)
     apart = Candidate("torchext, in two steps", Chain(*two, len(depthwise)), args)
 
+    whole = build(channels_last, weight)
     depthwise = (whole, bias, None, *geometry, groups, first.activation)
     pointwise = build(channels_last, pointwise)
     args = (x, *depthwise, pointwise, pointwise_bias, second.residual, *unit, second.activation)
