@@ -4,6 +4,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -211,6 +212,20 @@ def test_memory_stays_flat():
     # by each. Resident pages also count what malloc does not: 4 MiB allow for its free lists.
     assert allocated < 32 * calls
     assert resident < 4 << 20
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has none"
+)
+def test_large_results_ask_for_large_pages():
+    y = torch.ops.torchext.activation_inference(torch.zeros(1 << 22), 1)
+    middle, inside, flags = y.data_ptr() + (1 << 23), False, []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if place := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(place[1], 16) <= middle < int(place[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            flags = line.split()
+    assert "hg" in flags
 
 
 def test_guard_pages():

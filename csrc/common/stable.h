@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "check.h"
+#include "large_pages.h"
 #include "layout.h"
 #include "plain.h"
 
@@ -80,7 +81,13 @@ inline Tensor empty_strided(const Tensor& like, int64_t rank, const int64_t* siz
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, static_cast<int32_t>(type),
                                                   device_type, device_index, &handle));
-  return Tensor(handle);
+  const Tensor tensor(handle);
+#if !TORCHEXT_LIBRARY_CUDA
+  int64_t bytes = 0;
+  aoti_torch_get_storage_size(handle, &bytes);
+  if (bytes >= kWorthLargePages) ask_for_large_pages(tensor.mutable_data_ptr(), bytes);
+#endif
+  return tensor;
 }
 inline Tensor empty_strided(const Tensor& like, const Dims& sizes, const Dims& strides,
                             ScalarType type) {
