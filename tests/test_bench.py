@@ -264,6 +264,21 @@ def test_a_turn_of_slow_calls_wastes_none():
     assert timer.turn(lambda: None, 0.0001) and timer.calls > 1
 
 
+def test_long_calls_are_woken_once(monkeypatch):
+    monkeypatch.setattr(timing, "WARM_S", 0.001)
+    made, timer = [], timing.CpuTimer()
+    for _ in range(2):
+        assert len(timer.turn(lambda: made.append(time.sleep(0.002)), 0.0001)) == 1
+    assert len(made) == 3
+
+
+def test_long_races_have_fewer_rounds(run, monkeypatch):
+    monkeypatch.setattr(race, "ENOUGH_ROUNDS", 2)
+    monkeypatch.setattr(race, "MOST_S", 0)
+    outcome = run([Right(), Peer()])
+    assert [len(entry.rounds) for entry in outcome.entries.values()] == [2, 2]
+
+
 def test_ratios():
     ours = [[1.0, 1.0, 5.0], [2.0, 2.0, 2.0], [10.0]]
     fast = [[2.0], [4.0], [20.0]]  # twice our time in each round, whatever the machine's phase
@@ -323,7 +338,7 @@ def test_file_is_pytest_benchmarks(document, tmp_path):
     assert len(read["benchmarks"]) == 6
     for benchmark in read["benchmarks"]:
         assert set(benchmark["stats"]) == {*fields, "iterations"}
-        assert {"revision", "date", "threads", "version"} <= set(benchmark["extra_info"])
+        assert {"revision", "code", "date", "threads", "version"} <= set(benchmark["extra_info"])
     ours = read["benchmarks"][0]["extra_info"]
     assert ours["gb_per_s"] == pytest.approx(500e-9) and ours["roofline_percent"] == 25
     assert [item["contender"] for item in read["not_timed"]] == ["openvino"] * 3
@@ -344,6 +359,12 @@ def test_table_is_sorted_and_sums_up_each_family(document):
     assert a[:3] == ("a", "torchext", 1) and a[3] == pytest.approx(4)
     assert b[:3] == ("b", "torchext", 2) and b[3:] == (pytest.approx(1), "b/lost", 0.5, 0)
     assert "openvino absent: not installed" in table.markdown(document)
+
+
+def test_a_table_names_all_code_that_was_timed(document):
+    document["benchmarks"][-1]["extra_info"]["revision"] = "abc1234"
+    first = document["benchmarks"][0]["extra_info"]["revision"]
+    assert f" at {first}, abc1234, 2" in table.markdown(document)
 
 
 def test_resume_keeps_what_was_measured_here(document):

@@ -32,7 +32,6 @@ def describe(device, threads, name=None):
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torchext": __version__,
-        "code": code(),
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

@@ -31,10 +31,11 @@ def add(document, outcome):
     """Adds the case's benchmarks, in place of earlier ones."""
     for part in PARTS:
         document[part] = [b for b in document[part] if case_of(b) != outcome.case.name]
-    revision = document["commit_info"]["id"] + "+" * document["commit_info"]["dirty"]
+    commit = document["commit_info"]
+    made = {"revision": commit["id"] + "+" * commit["dirty"], "code": machine.code()}
     for name, entry in outcome.entries.items():
         if entry.rounds:
-            extra = extra_info(outcome, name) | {"revision": revision, "date": machine.now()}
+            extra = extra_info(outcome, name) | made | {"date": machine.now()}
             document["benchmarks"].append(
                 {
                     "group": outcome.case.name,
@@ -51,9 +52,9 @@ def add(document, outcome):
 
 
 def merge(document, old):
-    """Takes over the cases that an earlier run, here and of this code, timed."""
+    """Takes over the cases that an earlier run here timed, each with the code that it had then."""
     if old["machine_info"] != document["machine_info"]:
-        raise ValueError("its machine_info is another: measured elsewhere, or by other code")
+        raise ValueError("its machine_info is another: measured elsewhere, or beside another torch")
     kept = timed(old)
     for part in PARTS:
         document[part] = [item for item in old[part] if case_of(item) in kept]
@@ -61,6 +62,12 @@ def merge(document, old):
 
 def timed(document):
     return {case_of(b) for b in document["benchmarks"]}
+
+
+def revisions(document):
+    """Of the code that was timed, in the order of the cases; "+" where it was changed since."""
+    found = [b["extra_info"].get("revision") for b in document["benchmarks"]]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def disturbed(document):

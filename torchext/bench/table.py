@@ -90,12 +90,12 @@ def markdown(document):
 
 
 def _machine(document):
-    info, commit = document["machine_info"], document["commit_info"]
+    info, revisions = document["machine_info"], results.revisions(document)
     where = info["gpu"]["name"] if "gpu" in info else info["cpu"]["brand_raw"]
     return (
         f"{info['name']}: {where}, {info['threads']} threads ({info['isa']}), "
-        f"torch {info['torch']}, torchext {info['torchext']} at {commit['id']}"
-        f"{' (changed)' if commit['dirty'] else ''}, {document['datetime'][:10]}."
+        f"torch {info['torch']}, torchext {info['torchext']} at {', '.join(revisions)}, "
+        f"{document['datetime'][:10]}."
     )
 
 

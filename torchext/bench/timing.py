@@ -6,6 +6,7 @@ import time
 from itertools import repeat
 
 SAMPLE_S = 1e-4  # shorter calls are timed several at once: reading the clock takes 0.1 us
+WARM_S = 0.2  # longer calls need no untimed one before them: caches and thread pools wake meanwhile
 
 
 class CpuTimer:
@@ -13,15 +14,18 @@ class CpuTimer:
 
     def __init__(self):
         self.calls = 1  # per sample
+        self.slow = False
 
     def turn(self, call, seconds):
         """Samples from `seconds` of calls, at least one."""
-        call()  # wakes the thread pool and brings the data back into this core's caches
+        if not self.slow:
+            call()  # wakes the thread pool and brings the data back into this core's caches
         clock = time.perf_counter
         gc.disable()
         start = clock()
         call()
         once, end = clock() - start, start + seconds
+        self.slow = once > WARM_S
         # A slow moment must not decide for all turns: the fastest such call does.
         self.calls = max(self.calls, math.ceil(SAMPLE_S / once))
         samples = [once] if self.calls == 1 else []  # of whole models often the turn's only one
