@@ -461,6 +461,15 @@ def test_whole_models():
     assert type(case.reference().fc3) is torch.nn.Linear
 
 
+def test_images_have_the_size_that_models_are_built_for():
+    sizes = {
+        name: tuple(models.image_of(name, 1, None, None)[0].shape[1:]) for name in models.names()
+    }
+    assert sizes.pop("lenet5") == (1, 32, 32) and sizes.pop("nin") == (3, 32, 32)
+    assert sizes.pop("alexnet_original") == (3, 227, 227)
+    assert set(sizes.values()) == {(3, 224, 224)}
+
+
 @pytest.mark.parametrize(
     "arguments, cases",
     [

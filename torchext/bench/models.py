@@ -81,13 +81,18 @@ def image_of(name, batch, size, generator):
 
 def _shape(name):
     weights = models.get_model_builder(name).weights
-    if weights is not None:
-        size = weights.DEFAULT.transforms.keywords["crop_size"]
-        return 3, size, size
-    return _OTHER_SIZES.get(name, (3, 224, 224))
+    if weights is None or name in _OTHER_SIZES:
+        return _OTHER_SIZES.get(name, (3, 224, 224))
+    size = weights.DEFAULT.transforms.keywords["crop_size"]
+    return 3, size, size
 
 
-_OTHER_SIZES = {"lenet5": (1, 32, 32), "nin": (3, 32, 32), "alexnet_original": (3, 227, 227)}
+_OTHER_SIZES = {
+    "lenet5": (1, 32, 32),
+    "nin": (3, 32, 32),
+    "alexnet_original": (3, 227, 227),
+    "vit_h_14": (3, 224, 224),  # its default weights are for 518 x 518, which it is not built for
+}
 _FLAT = ("logistic_regression", "mlp", "slp")  # of vectors: no images
 
 
@@ -112,7 +117,8 @@ def case(which):
     name, batch, dtype, *size = which.split("/")
     batch, size = int(batch[1:]), int(size[0]) if size else None
     weights = models.get_model_builder(name).weights
-    meta = weights.DEFAULT.meta if weights is not None and size is None else {}
+    known = weights is not None and size is None and name not in _OTHER_SIZES
+    meta = weights.DEFAULT.meta if known else {}
     return Case(
         name=which,
         family=MODELS,
