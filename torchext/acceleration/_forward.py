@@ -103,7 +103,7 @@ class Accelerated(StandIn):
         if len(self._compiled) >= MOST_SHAPES:
             return self._give_up(f"more than {MOST_SHAPES} shapes of input", refuse=False)
         try:
-            model = self._captured_model()
+            model = self._twin(self.dtype)
             # Each a tensor of its own: of one that came twice, the graph would have one input.
             cast = [x.to(self.dtype) if self._is_cast(x) else x.detach() for x in tensors]
             program = capture(model, *_with_tensors(args, kwargs, cast), self.model)
@@ -135,14 +135,11 @@ class Accelerated(StandIn):
     def _is_cast(self, x):
         return self.dtype is not None and x.is_floating_point()
 
-    def _captured_model(self):
-        """What is exported: the model without this forward, in the dtype asked for."""
-        return self._twin() if self.dtype is None else copy.deepcopy(self._twin()).to(self.dtype)
-
-    def _twin(self):
+    def _twin(self, dtype):
+        """The model without this forward; a copy in that dtype, unless it is None."""
         twin = copy.copy(self.model)
         twin.__dict__ = {k: v for k, v in self.model.__dict__.items() if k != "forward"}
-        return twin
+        return twin if dtype is None else copy.deepcopy(twin).to(dtype)
 
     def _give_up(self, why, refuse=True):
         if self.strict and refuse:
@@ -180,7 +177,7 @@ class Accelerated(StandIn):
         def results_in(dtype):
             cast = [x.to(dtype) if x.is_floating_point() else x for x in tensors]
             cast_args, cast_kwargs = _with_tensors(args, kwargs, cast)
-            return copy.deepcopy(self._twin()).to(dtype)(*cast_args, **cast_kwargs)
+            return self._twin(dtype)(*cast_args, **cast_kwargs)
 
         if self.dtype in FEW_DIGITS:
             theirs, exact = results_in(self.dtype), own
