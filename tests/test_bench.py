@@ -468,6 +468,8 @@ def test_images_have_the_size_that_models_are_built_for():
     assert sizes.pop("lenet5") == (1, 32, 32) and sizes.pop("nin") == (3, 32, 32)
     assert sizes.pop("alexnet_original") == (3, 227, 227)
     assert set(sizes.values()) == {(3, 224, 224)}
+    # The library tells vit_h_14's GMAC for images of 518 x 518.
+    assert models.case("vit_h_14/b1/f32").flops == 0 < models.case("resnet18/b1/f32").flops
 
 
 @pytest.mark.parametrize(

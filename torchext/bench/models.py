@@ -80,20 +80,20 @@ def image_of(name, batch, size, generator):
 
 
 def _shape(name):
-    weights = models.get_model_builder(name).weights
-    if weights is None or name in _OTHER_SIZES:
-        return _OTHER_SIZES.get(name, (3, 224, 224))
-    size = weights.DEFAULT.transforms.keywords["crop_size"]
-    return 3, size, size
+    return _OTHER_SIZES.get(name, (3, 224, 224))
 
 
-_OTHER_SIZES = {
-    "lenet5": (1, 32, 32),
-    "nin": (3, 32, 32),
-    "alexnet_original": (3, 227, 227),
-    "vit_h_14": (3, 224, 224),  # its default weights are for 518 x 518, which it is not built for
-}
+_OTHER_SIZES = {"lenet5": (1, 32, 32), "nin": (3, 32, 32), "alexnet_original": (3, 227, 227)}
 _FLAT = ("logistic_regression", "mlp", "slp")  # of vectors: no images
+
+
+def _gmac(name):
+    """Of an image, as its weights tell it; 0 where they don't, or are for images of another size
+    (vit_h_14's)."""
+    weights = models.get_model_builder(name).weights
+    if weights is None or weights.DEFAULT.transforms.keywords["crop_size"] != _shape(name)[1]:
+        return 0
+    return weights.DEFAULT.meta.get("_ops") or 0
 
 
 def names(patterns=("*",)):
@@ -116,9 +116,6 @@ def case(which):
     """Of MODEL/bBATCH/DTYPE, and /SIZE where the images' size is not the model's own."""
     name, batch, dtype, *size = which.split("/")
     batch, size = int(batch[1:]), int(size[0]) if size else None
-    weights = models.get_model_builder(name).weights
-    known = weights is not None and size is None and name not in _OTHER_SIZES
-    meta = weights.DEFAULT.meta if known else {}
     return Case(
         name=which,
         family=MODELS,
@@ -127,7 +124,7 @@ def case(which):
         reference=partial(reference, name, size),
         ours=partial(accelerated, name, size),
         bytes=0,
-        flops=int(2e9 * batch * (meta.get("_ops") or 0)),
+        flops=int(2e9 * batch * _gmac(name)) if size is None else 0,
         sum_length=SUM_LENGTH,
         dtype=LONG[dtype],
         layout="channels_last",

@@ -19,7 +19,7 @@ FORMAT = "5.0.0"  # the version of pytest-benchmark whose format this is
 def new_document(device, threads, name=None):
     return {
         "machine_info": machine.describe(device, threads, name),
-        "commit_info": machine.revision(),
+        "commit_info": machine.revision() | {"code": machine.code()},
         "benchmarks": [],
         "not_timed": [],
         "datetime": machine.now(),
@@ -31,8 +31,7 @@ def add(document, outcome):
     """Adds the case's benchmarks, in place of earlier ones."""
     for part in PARTS:
         document[part] = [b for b in document[part] if case_of(b) != outcome.case.name]
-    commit = document["commit_info"]
-    made = {"revision": commit["id"] + "+" * commit["dirty"], "code": machine.code()}
+    made = {"revision": _revision(document), "code": document["commit_info"]["code"]}
     for name, entry in outcome.entries.items():
         if entry.rounds:
             extra = extra_info(outcome, name) | made | {"date": machine.now()}
@@ -66,8 +65,13 @@ def timed(document):
 
 def revisions(document):
     """Of the code that was timed, in the order of the cases; "+" where it was changed since."""
-    found = [b["extra_info"].get("revision") for b in document["benchmarks"]]
-    return list(dict.fromkeys(filter(None, found)))
+    of_file = _revision(document)  # older files have no other
+    found = [b["extra_info"].get("revision", of_file) for b in document["benchmarks"]]
+    return list(dict.fromkeys(found)) or [of_file]
+
+
+def _revision(document):
+    return document["commit_info"]["id"] + "+" * document["commit_info"]["dirty"]
 
 
 def disturbed(document):
