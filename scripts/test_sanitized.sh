@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the CPU library with AddressSanitizer and UndefinedBehaviorSanitizer, beside the normal one,
-# and runs the quick tests, those with odd sizes and those with odd values on it. About 3 minutes.
+# and runs the quick tests, those with odd sizes and those with odd values on it. About 8 minutes.
 #
 #     scripts/test_sanitized.sh [python]     one that has torch, pytest and what builds torchext
 set -euo pipefail
