@@ -196,13 +196,17 @@ template <class T, class E = Compute<T>>
 static void multiply_pieces(const Product& p, int64_t begin, int64_t end) {
   const ProductSplit s = product_split(p);
   const int64_t panels = ceil_div(p.N, panel_columns(p.dtype));
+  const int64_t pixel_blocks = s.line_blocks * s.column_blocks;
+  const int64_t blocks = pixel_blocks * s.panel_blocks;
+  // A thread's pieces share pixels, which it has in its caches from the op before; but panels where
+  // those are more than the results: each is then read by one thread.
+  const bool panels_last = p.segments * p.K > p.images * p.rows * p.columns;
   for (int64_t index = begin; index < end; ++index) {
-    int64_t rest = index;
-    const int64_t panel = rest % s.panel_blocks * s.panels;
-    rest /= s.panel_blocks;
-    const int64_t column = rest % s.column_blocks * s.columns;
-    rest /= s.column_blocks;
-    const int64_t line = rest % s.line_blocks * s.lines, g = rest / s.line_blocks;
+    const int64_t g = index / blocks, block = index % blocks;
+    const int64_t pixels = panels_last ? block % pixel_blocks : block / s.panel_blocks;
+    const int64_t panel = (panels_last ? block / pixel_blocks : block % s.panel_blocks) * s.panels;
+    const int64_t line = pixels / s.column_blocks * s.lines;
+    const int64_t column = pixels % s.column_blocks * s.columns;
     const ProductPiece piece{g,
                              {line, min_of(p.images * p.rows, line + s.lines)},
                              {column, min_of(p.columns, column + s.columns)},
