@@ -47,10 +47,6 @@ class Remote:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TORCHINDUCTOR_COMPILE_THREADS": str(self.threads),
             "TORCH_WARM_POOL": "0",  # no processes of compilers beside the timed calls
-            # Whether glibc gives the memory of a large result back, to be made anew five times as
-            # slowly, is luck: no process does.
-            "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-            "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
         }
         kind = type(self.contender)
         contender = [kind.__module__, kind.__name__] if self.contender else []
