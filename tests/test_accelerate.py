@@ -615,6 +615,15 @@ def test_copies_and_pickles():
         assert_same(pickle.loads(pickle.dumps(fast))(x), expected)
 
 
+def test_is_explained_as_it_runs():
+    model = nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(2)).eval()
+    fast = torchext.accelerate(model)
+    for _ in range(2):  # the first call builds it
+        with torch.no_grad():
+            steps = torchext.explain(fast, torch.randn(IMAGE))
+        assert [step.op for step in steps] == ["conv2d_packed_inference", "max_pool2d_inference"]
+
+
 def test_what_cannot_be_captured_runs_by_itself():
     class Branches(nn.Module):
         def __init__(self):

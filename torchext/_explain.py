@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from . import _fallback, _load
 from .ops import OPS
@@ -47,6 +47,11 @@ def explain(function, *args, **kwargs):
     with _fallback.told_to(fell_back), _Recorder(steps):
         function(*args, **kwargs)
     return steps
+
+
+def onlookers():
+    """How many dispatch modes there are that only look on: `explain`'s, or none."""
+    return int(isinstance(_get_current_dispatch_mode(), _Recorder))
 
 
 class _Recorder(TorchDispatchMode):

@@ -6,8 +6,9 @@ import weakref
 
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
-from .. import _memory
+from .. import _explain, _memory
 from ..ops._op import _nothing_but_kernels
 from ._capture import NotCapturedError, capture, tidy
 from ._compiled import Compiled
@@ -56,7 +57,7 @@ class Accelerated(StandIn):
             return self.own_forward(*args, **kwargs)
         compiled = self._compiled.get(key)
         if compiled is None:
-            with _GATE.alone():
+            with _GATE.alone(), _disable_current_modes():
                 compiled = self._compiled.get(key) or self._build(args, kwargs, tensors)
                 self._compiled[key] = compiled
                 _memory.give_back()
@@ -72,7 +73,8 @@ class Accelerated(StandIn):
 
     def _applies(self, tensors):
         """Whether nothing about this call asks for the model's own way."""
-        if not all(_nothing_but_kernels(x) for x in tensors):
+        modes = _explain.onlookers()
+        if not all(_nothing_but_kernels(x, modes) for x in tensors):
             return False
         if self._tree is None or any(held.get(name) is not m for held, name, m in self._tree):
             self._compiled.clear()  # somebody has put other modules in
