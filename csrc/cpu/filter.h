@@ -1,6 +1,8 @@
-// Depthwise filters over rows of outputs, for kernels: included once per ISA. A few neighbouring
-// outputs share each tap's weights.
+// Depthwise filters over rows of outputs, and those of narrow groups of G channels, for kernels:
+// included once per ISA. A few neighbouring outputs share each tap's weights.
 #pragma once
+
+#include <utility>
 
 #include "activation.h"
 #include "depthwise.h"
@@ -19,23 +21,44 @@ struct Taps {
 template <class V, int U>
 using Sums = V[U];
 
-// N channels of U neighbouring outputs: sums over all taps. Sharing changes no order. X: what the
-// image is stored in.
-template <int N, int U, class F, class X>
-INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, const F* w,
+// Each lane has lane K of its group of G lanes.
+template <int G, int K, class V, int... I>
+INLINE V spread(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I / G * G + K)...);
+}
+
+// Of N channels from c on, channel K of each one's group, at a pixel.
+template <int N, int G, int K, class X>
+INLINE auto load_of_group(const X* pixel, int64_t c) {
+  if constexpr (N > G) {
+    return spread<G, K>(load<N>(pixel + c), std::make_integer_sequence<int, N>());
+  } else {
+    const auto one = load<1>(pixel + c / G * G + K);
+    return Vec<Compute<X>, N>{} + one[0];
+  }
+}
+
+// N channels of U neighbouring outputs: sums over all taps. X: what the image is stored in.
+template <int N, int U, int G, class F, class X>
+INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, int64_t c,
                         Sums<Vec<F, N>, U>& sum) {
   using V = Vec<F, N>;
+  const F* w = static_cast<const F*>(p.w) + c;
   [[maybe_unused]] const auto rows_of_three = [&](auto step) ALWAYS_INLINE {
     constexpr int S = decltype(step)::value;
     for (int64_t t = 0; t < taps.count; t += 3) {
       const X* tap = x + taps.x[t];
-      V in[S * (U - 1) + 3];
-      unrolled<S*(U - 1) + 3>(
-          [&](auto i) ALWAYS_INLINE { in[i.value] = load<N>(tap + i.value * taps.threes); });
-      unrolled<3>([&](auto k) ALWAYS_INLINE {
-        const V weight = load<N>(w + taps.w[t + k.value]);
-        unrolled<U>([&](auto u)
-                        ALWAYS_INLINE { sum[u.value] += in[S * u.value + k.value] * weight; });
+      unrolled<G>([&](auto k) ALWAYS_INLINE {
+        constexpr int K = decltype(k)::value;
+        V in[S * (U - 1) + 3];
+        unrolled<S*(U - 1) + 3>([&](auto i) ALWAYS_INLINE {
+          in[i.value] = load_of_group<N, G, K>(tap + i.value * taps.threes, c);
+        });
+        unrolled<3>([&](auto j) ALWAYS_INLINE {
+          const V weight = load<N>(w + taps.w[t + j.value] + K * p.C);
+          unrolled<U>([&](auto u)
+                          ALWAYS_INLINE { sum[u.value] += in[S * u.value + j.value] * weight; });
+        });
       });
     }
   };
@@ -45,22 +68,30 @@ INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, const 
                                        : rows_of_three(Constant<2>{});
     }
   }
+  constexpr int P = U == 1 && G > 1 ? 4 : 1;  // sums side by side: one would wait for itself
+  V parts[P][U] = {};
   for (int64_t t = 0; t < taps.count; ++t) {
     const X* tap = x + taps.x[t];
-    const V weight = load<N>(w + taps.w[t]);
-    unrolled<U>([&](auto u) ALWAYS_INLINE {
-      sum[u.value] += load<N>(tap + u.value * p.x_column) * weight;
+    unrolled<G>([&](auto k) ALWAYS_INLINE {
+      constexpr int K = decltype(k)::value;
+      const V weight = load<N>(w + taps.w[t] + K * p.C);
+      unrolled<U>([&](auto u) ALWAYS_INLINE {
+        parts[K % P][u.value] += load_of_group<N, G, K>(tap + u.value * p.x_column, c) * weight;
+      });
     });
   }
+  unrolled<P>([&](auto part) ALWAYS_INLINE {
+    unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] += parts[part.value][u.value]; });
+  });
 }
 
-template <int N, int U, class T, class X>
+template <int N, int U, int G, class T, class X>
 INLINE void filter(const Depthwise& p, const Taps& taps, const X* x, int64_t c, const T* bias,
                    const T* residual, T* y) {
   using F = Compute<T>;
   using V = Vec<F, N>;
   Sums<V, U> sum = {};
-  add_up_taps<N, U>(p, taps, x + c, static_cast<const F*>(p.w) + c, sum);
+  add_up_taps<N, U, G, F>(p, taps, x, c, sum);
   if (p.scale != nullptr) {
     const V scale = load<N>(static_cast<const F*>(p.scale) + c);
     const V shift = load<N>(static_cast<const F*>(p.shift) + c);
@@ -94,26 +125,26 @@ INLINE void filter(const Depthwise& p, const Taps& taps, const X* x, int64_t c, 
   unrolled<U>([&](auto u) ALWAYS_INLINE { store<N>(to + u.value * p.y_stride.w, sum[u.value]); });
 }
 
-template <int N, int U, class T, class X>
+template <int N, int U, int G, class T, class X>
 INLINE void filter_channels(const Depthwise& p, const Taps& taps, const X* x, int64_t c,
                             const T* bias, const T* residual, T* y) {
-  for (; c + N <= p.C; c += N) filter<N, U>(p, taps, x, c, bias, residual, y);
-  if constexpr (N > 1) filter_channels<N / 2, U>(p, taps, x, c, bias, residual, y);
+  for (; c + N <= p.C; c += N) filter<N, U, G>(p, taps, x, c, bias, residual, y);
+  if constexpr (N > G) filter_channels<N / 2, U, G>(p, taps, x, c, bias, residual, y);
 }
 
-template <int U, class T, class X>
+template <int U, int G, class T, class X>
 INLINE void filter_outputs(const Depthwise& p, const Taps& taps, const X* x, const T* bias,
                            const T* residual, T* y) {
   const bool adjacent = p.y_stride.c == 1 && (residual == nullptr || p.residual_stride.c == 1);
   if (adjacent) {
-    filter_channels<kLanes<T>, U>(p, taps, x, 0, bias, residual, y);
+    filter_channels<kLanes<T>, U, G>(p, taps, x, 0, bias, residual, y);
   } else {
-    for (int64_t c = 0; c < p.C; ++c) filter<1, U>(p, taps, x, c, bias, residual, y);
+    for (int64_t c = 0; c < p.C; ++c) filter<1, U, G>(p, taps, x, c, bias, residual, y);
   }
 }
 
 // Neighbouring outputs of a row: x, residual and y are the first one's.
-template <class T, class X>
+template <int G, class T, class X>
 static void filter_line(const Depthwise& p, const Taps& taps, int64_t count, const X* x,
                         const T* residual, T* y) {
   constexpr int U = 4;
@@ -121,12 +152,12 @@ static void filter_line(const Depthwise& p, const Taps& taps, int64_t count, con
   const int64_t residual_step = residual != nullptr ? p.residual_stride.w : 0;
   int64_t k = 0;
   for (; k + U <= count; k += U) {
-    filter_outputs<U>(p, taps, x + k * p.x_column, bias, residual + k * residual_step,
-                      y + k * p.y_stride.w);
+    filter_outputs<U, G>(p, taps, x + k * p.x_column, bias, residual + k * residual_step,
+                         y + k * p.y_stride.w);
   }
   for (; k < count; ++k) {
-    filter_outputs<1>(p, taps, x + k * p.x_column, bias, residual + k * residual_step,
-                      y + k * p.y_stride.w);
+    filter_outputs<1, G>(p, taps, x + k * p.x_column, bias, residual + k * residual_step,
+                         y + k * p.y_stride.w);
   }
 }
 
@@ -176,14 +207,14 @@ INLINE void for_each_run(const Filter& p, int64_t oh, Range columns, Function fu
 }
 
 // Outputs `columns` of row oh; x, residual and y are the first one's.
-template <class T, class X>
+template <int G, class T, class X>
 INLINE void filter_row(const Depthwise& p, int64_t oh, Range columns, const X* x, const T* residual,
                        T* y) {
   for_each_run(p, oh, columns, [&](const Taps& taps, int64_t begin, int64_t end) {
     const int64_t k = begin - columns.begin;
-    filter_line(p, taps, end - begin, x + k * p.x_column,
-                residual != nullptr ? residual + k * p.residual_stride.w : nullptr,
-                y + k * p.y_stride.w);
+    filter_line<G>(p, taps, end - begin, x + k * p.x_column,
+                   residual != nullptr ? residual + k * p.residual_stride.w : nullptr,
+                   y + k * p.y_stride.w);
   });
 }
 

@@ -17,7 +17,7 @@ static void filter_pixels(const Depthwise& p, Range lines, Range columns, F* til
     const F* x = static_cast<const F*>(p.x) +
                  (line / p.OH * p.x_image + line % p.OH * p.x_row + columns.begin * p.x_column);
     F* y = tile + (line - lines.begin) * width * p.C;
-    filter_row<F>(p, line % p.OH, columns, x, nullptr, y);
+    filter_row<1, F>(p, line % p.OH, columns, x, nullptr, y);
   }
 }
 

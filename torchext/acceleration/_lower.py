@@ -121,8 +121,8 @@ def _panels(build, product, weight, groups):
 
 
 def taps_first(weight):
-    """A depthwise weight, its channels adjacent in memory: kernels read it where it is."""
-    return weight.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    """A filter's weight, its channels adjacent in memory as kernels read it."""
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
 def _what(product):
@@ -154,8 +154,9 @@ def _conv2d_candidates(build, product, precision):
     x, size, geometry = product.node.args[0], product.weight_shape, product.geometry()
     whole = build(channels_last, weight)
     rest = (bias, product.residual, *geometry, KINDS[product.activation])
-    if product.is_depthwise or size[0] // geometry[-1] <= FEW_COLUMNS:
-        laid = build(taps_first, weight) if product.is_depthwise else whole
+    filters = product.is_depthwise or product.is_narrow
+    if filters or size[0] // geometry[-1] <= FEW_COLUMNS:
+        laid = build(taps_first, weight) if filters else whole
         ours = Candidate("torchext", ops.conv2d_inference.default, (x, laid, *rest))
     else:
         args = (x, _panels(build, product, weight, geometry[-1]), list(size), *rest)

@@ -72,6 +72,16 @@ class Product:
         return channels == 1 and self.geometry()[3] == out > 1
 
     @property
+    def is_narrow(self):
+        """Whether its groups are so narrow that panels would be mostly empty: csrc/cpu/depthwise.h
+        has those that filters take."""
+        if self.is_linear:
+            return False
+        out, channels, *_ = self.weight_shape
+        groups = self.geometry()[3]
+        return channels in (4, 8) and channels * groups == out > channels
+
+    @property
     def is_pointwise(self):
         if self.is_linear:
             return False

@@ -1,4 +1,5 @@
-// conv2d on the CPU as products over images (../product.h), depthwise as a filter.
+// conv2d on the CPU as products over images (../product.h), depthwise and of narrow groups as a
+// filter.
 #include "../../op/conv2d.h"
 
 #include "../depthwise.h"
@@ -25,7 +26,7 @@ void for_parts(int64_t images, const Parts& parts, Launch launch) {
   }
 }
 
-void launch_depthwise(const Conv2d& p, const Parts& parts) {
+void launch_filter(const Conv2d& p, const Parts& parts) {
   const FilterInput x(p, p.x, p.x_stride, true);
   const Laid w = lay_out_taps(p, p.weight, p.w_stride);
   cpu::Depthwise filter{};
@@ -69,7 +70,7 @@ bool is_of_pairs(const Conv2d& p) {
 void launch(const Conv2d& p, void*) { launch_parts(p, {}); }
 
 void launch_parts(const Conv2d& p, const Parts& parts) {
-  if (is_depthwise(p) && p.panels == nullptr) return launch_depthwise(p, parts);
+  if (is_filter(p) && p.panels == nullptr) return launch_filter(p, parts);
   if (is_few_dots(p)) {
     launch(cpu::Dots{p.dtype, p.W, p.O, p.C, p.x, p.weight, p.bias, p.residual, p.y, p.x_stride.w,
                      p.w_stride.n, p.residual_stride.w, p.y_stride.w, p.activation},

@@ -91,15 +91,30 @@ struct Taps {
   std::vector<int64_t> x, w, rows, columns;
 };
 
-void launch_depthwise(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
-                      const std::vector<Reach>& columns) {
+// A filter's weight as [tap][output of a group][channel].
+Scratch lay_out_turned_taps(const Conv2dBackwardInput& p) {
+  const int64_t group = p.C / p.groups, row = p.w.kernel * group * p.C;
+  Scratch turned(p.dtype, p.h.kernel, row);
+  const Strides& s = p.w_stride;
+  for (int64_t i = 0; i < p.h.kernel; ++i) {
+    cpu::Image image = plain_image(p.dtype, p.w.kernel, group, group, p.groups,
+                                   at(p.weight, p.dtype, i * s.h), {s.w, s.c, s.n, group * s.n});
+    image.to = at_f(turned.get(), p.dtype, i * row);
+    launch(image, nullptr);
+  }
+  return turned;
+}
+
+void launch_filter(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
+                   const std::vector<Reach>& columns) {
   cpu::Image image = gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
   const bool bare = p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps && readable_in_place(image);
   const Margin above = bare ? Margin{} : margin_of(rows, p.OH);
   const Margin beside = bare ? Margin{} : margin_of(columns, p.OW);
   add_margins(image, above, beside);
   const Laid grad = lay_out(image, true);
-  const Laid weight = lay_out_taps(p, p.weight, p.w_stride);
+  const Scratch weight = lay_out_turned_taps(p);
+  const int64_t group = p.C / p.groups;
   const Strides& xs = p.grad_x_stride;
   for (const Reach& row : rows) {
     for (const Reach& column : columns) {
@@ -108,13 +123,14 @@ void launch_depthwise(const Conv2dBackwardInput& p, const std::vector<Reach>& ro
         for (size_t j = 0; j < column.taps.size(); ++j) {
           taps.x.push_back((row.shifts[i] + above.before) * grad.row +
                            (column.shifts[j] + beside.before) * grad.column);
-          taps.w.push_back((row.taps[i] * p.w.kernel + column.taps[j]) * p.C);
+          taps.w.push_back((row.taps[i] * p.w.kernel + column.taps[j]) * group * p.C);
           taps.rows.push_back(row.shifts[i]);
           taps.columns.push_back(column.shifts[j]);
         }
       }
       cpu::Depthwise filter{};
       filter.dtype = p.dtype;
+      filter.group = group;
       filter.N = p.N, filter.C = p.C, filter.OH = row.inputs, filter.OW = column.inputs;
       filter.taps = static_cast<int64_t>(taps.x.size());
       filter.x = grad.data;
@@ -122,7 +138,7 @@ void launch_depthwise(const Conv2dBackwardInput& p, const std::vector<Reach>& ro
       filter.x_tap = taps.x.data();
       const bool threes = column.taps.size() == 3 && p.w.stride == 1 && p.w.dilation == 1;
       filter.threes = threes ? grad.column : 0;
-      filter.w = weight.data, filter.w_tap = taps.w.data();
+      filter.w = weight.get(), filter.w_tap = taps.w.data();
       filter.bias = p.bias;
       filter.y = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);
       filter.y_stride = {xs.n, xs.c, p.h.stride * xs.h, p.w.stride * xs.w};
@@ -150,7 +166,7 @@ bool is_row_of_patches(const Conv2dBackwardInput& p) {
 void launch(const Conv2dBackwardInput& p, void*) {
   const std::vector<Reach> rows = reaches_of(p.h, p.H);
   std::vector<Reach> columns = reaches_of(p.w, p.W);
-  if (is_depthwise(p)) return launch_depthwise(p, rows, columns);
+  if (is_filter(p)) return launch_filter(p, rows, columns);
   int64_t N = p.C / p.groups;
   if (is_row_of_patches(p)) {
     N *= p.w.kernel;

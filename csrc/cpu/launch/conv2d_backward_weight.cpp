@@ -21,23 +21,28 @@ void sum_gradient(const Conv2dBackwardWeight& p, const Laid& grad) {
          nullptr);
 }
 
-void launch_depthwise(const Conv2dBackwardWeight& p, const Laid& grad) {
-  const int64_t taps = p.h.kernel * p.w.kernel;
-  const FilterInput x(p, p.x, p.x_stride);
+void launch_filter(const Conv2dBackwardWeight& p, const Laid& grad) {
+  const int64_t group = p.C / p.groups, taps = p.h.kernel * p.w.kernel;
+  // As PyTorch has it, an infinite gradient times padding is NaN, but for depthwise convolutions.
+  const FilterInput x(p, p.x, p.x_stride, false, is_depthwise(p));
   cpu::DepthwiseWeight weight{};
   x.set(weight);
   weight.grad = grad.data;
   weight.grad_image = grad.n, weight.grad_row = grad.row, weight.grad_column = grad.column;
-  weight.blocks = max_of(int64_t{1}, min_of(p.N * p.OH, cpu::kMostWeightBlocks));
-  const Scratch block_sums(p.dtype, weight.blocks, taps, p.C), sums(p.dtype, taps, p.C);
+  weight.blocks = weight_blocks(weight);
+  const int64_t count = taps * group * p.C;
+  const Scratch block_sums(p.dtype, weight.blocks, count), sums(p.dtype, count);
   weight.sums = block_sums.get();
   launch(weight, nullptr);
-  launch(cpu::ColumnSums{compute_dtype(p.dtype), 1, 1, weight.blocks, taps * p.C, weight.sums, 0, 0,
-                         taps * p.C, sums.get()},
+  launch(cpu::ColumnSums{compute_dtype(p.dtype), 1, 1, weight.blocks, count, weight.sums, 0, 0,
+                         count, sums.get()},
          nullptr);
-  const std::vector<int64_t> to_taps = tap_offsets(p, p.w_stride.h, p.w_stride.w);
-  launch(cpu::OuterSums{p.dtype, 1, 1, 1, p.C, taps, p.C, sums.get(), p.grad_weight, 0,
-                        p.w_stride.n, 0, to_taps.data()},
+  std::vector<int64_t> to;
+  for (const int64_t tap : tap_offsets(p, p.w_stride.h, p.w_stride.w)) {
+    for (int64_t k = 0; k < group; ++k) to.push_back(tap + k * p.w_stride.c);
+  }
+  launch(cpu::OuterSums{p.dtype, 1, 1, 1, p.C, taps * group, p.C, sums.get(), p.grad_weight, 0,
+                        p.w_stride.n, 0, to.data()},
          nullptr);
 }
 
@@ -46,10 +51,10 @@ void launch_depthwise(const Conv2dBackwardWeight& p, const Laid& grad) {
 void launch(const Conv2dBackwardWeight& p, void*) {
   const cpu::Image gradient =
       gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
-  if (is_depthwise(p)) {
+  if (is_filter(p)) {
     const Laid grad = lay_out(gradient, true);
     sum_gradient(p, grad);
-    launch_depthwise(p, grad);
+    launch_filter(p, grad);
     return;
   }
   // Tiles read whole vectors of one operand, beyond its last channel: in place only if none is cut.

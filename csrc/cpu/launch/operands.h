@@ -139,6 +139,11 @@ inline Segments segments_of(const Conv2dShape& p, const Laid& x) {
 
 inline bool is_depthwise(const Conv2dShape& p) { return p.groups == p.C && p.groups == p.O; }
 
+// Whether its results are sums in the lanes of a filter.
+inline bool is_filter(const Conv2dShape& p) {
+  return is_depthwise(p) || (p.C == p.O && p.groups > 1 && cpu::is_narrow(p.C / p.groups));
+}
+
 inline cpu::Image padded_input(const Conv2dShape& p, const void* x, const Strides& x_stride) {
   cpu::Image image = plain_image(p.dtype, p.N, p.C, p.H, p.W, x, x_stride);
   add_margins(image, {p.h.padding, p.h.padding}, {p.w.padding, p.w.padding});
@@ -180,21 +185,22 @@ inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
   p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;
 }
 
-// A depthwise weight as [tap][channel].
+// A filter's weight as [tap][channel of a group][channel].
 inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides& stride) {
-  return lay_out(plain_image(p.dtype, 1, p.O, p.h.kernel, p.w.kernel, weight,
-                             {0, stride.n, stride.h, stride.w}),
+  return lay_out(plain_image(p.dtype, p.h.kernel, p.O, p.w.kernel, p.C / p.groups, weight,
+                             {stride.h, stride.n, stride.w, stride.c}),
                  false);
 }
 
-// What a depthwise filter reads: the image as it is, also `stored` in 16 bits if it takes that, or
-// a padded one where it can't be read in place.
+// What a filter reads: the image as it is, also `stored` in 16 bits if it takes that, or a padded one
+// where it can't be read in place or taps beyond its borders may not be left out.
 class FilterInput {
  public:
-  FilterInput(const Conv2dShape& p, const void* x, const Strides& stride, bool stored = false)
+  FilterInput(const Conv2dShape& p, const void* x, const Strides& stride, bool stored = false,
+              bool leaves_out = true)
       : shape_(p) {
     const cpu::Image image = padded_input(p, x, stride), bare = without_padding(image);
-    const bool few = p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps;
+    const bool few = leaves_out && p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps;
     stored_ = few && stored && stride.c == 1 && !is_computed_in(p.dtype);
     bare_ = stored_ || (few && readable_in_place(bare));
     x_ = stored_ ? Laid{x, stride.n, stride.h, stride.w, nullptr}
@@ -204,7 +210,7 @@ class FilterInput {
         rows_.push_back(i * p.h.dilation - (bare_ ? p.h.padding : 0));
         columns_.push_back(j * p.w.dilation - (bare_ ? p.w.padding : 0));
         x_taps_.push_back(rows_.back() * x_.row + columns_.back() * x_.column);
-        w_taps_.push_back((i * p.w.kernel + j) * p.C);
+        w_taps_.push_back((i * p.w.kernel + j) * p.C * (p.C / p.groups));
       }
     }
   }
@@ -216,6 +222,7 @@ class FilterInput {
     const Conv2dShape& p = shape_;
     filter.dtype = p.dtype;
     filter.N = p.N, filter.C = p.C, filter.OH = p.OH, filter.OW = p.OW;
+    filter.group = p.C / p.groups;
     filter.taps = static_cast<int64_t>(x_taps_.size());
     filter.x = x_.data, filter.x_image = x_.n;
     filter.x_row = p.h.stride * x_.row, filter.x_column = p.w.stride * x_.column;

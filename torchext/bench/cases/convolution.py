@@ -94,12 +94,22 @@ DEPTHWISE = [
     (576, 14, 2),
     (960, 7, 1),
 ]
+# (channels, height = width, stride) of 32 groups, kernel 3.
+GROUPED = {
+    "resnext50": [(128, 56, 1), (256, 56, 2), (256, 28, 1), (512, 28, 2), (512, 14, 1)],
+    "resnext101": [(256, 56, 1)],
+}
 QUICK = {("resnet", 64, 64, 3), ("resnet", 256, 1024, 1), ("mobilenet", 144, 144, 3)}
 
 
 def cases():
     layers = [(model, *layer, 1) for model, found in LAYERS.items() for layer in found]
     layers += [("mobilenet", c, c, size, 3, stride, c) for c, size, stride in DEPTHWISE]
+    layers += [
+        (model, c, c, size, 3, stride, 32)
+        for model, found in GROUPED.items()
+        for c, size, stride in found
+    ]
     return [
         _case(layer, batch, dtype, training)
         for layer in layers
@@ -117,7 +127,7 @@ def _case(layer, batch, dtype, training):
     x, y = batch * inputs * size * size, batch * outputs * out * out
     weight = outputs * (inputs // groups) * kernel * kernel
     moved = 3 * x + 3 * weight + 2 * y if training else x + weight + y
-    family = "depthwise" if groups > 1 else "conv2d"
+    family = "conv2d" if groups == 1 else "depthwise" if groups == inputs else "grouped"
 
     def make(layers):
         return layers.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups)
