@@ -192,8 +192,8 @@ inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides
                  false);
 }
 
-// What a filter reads: the image as it is, also `stored` in 16 bits if it takes that, or a padded one
-// where it can't be read in place or taps beyond its borders may not be left out.
+// What a filter reads: the image as it is, also `stored` in 16 bits if it takes that, or a padded
+// one where it can't be read in place or taps beyond its borders may not be left out.
 class FilterInput {
  public:
   FilterInput(const Conv2dShape& p, const void* x, const Strides& stride, bool stored = false,
