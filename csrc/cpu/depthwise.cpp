@@ -77,9 +77,8 @@ static void correlate_channels(const DepthwiseWeight& p, const Taps& taps, int64
   if constexpr (N > G) correlate_channels<N / 2, G>(p, taps, count, c, grad, x, sums);
 }
 
-template <int G, class T>
+template <int G, class F>
 static void correlate_blocks(const DepthwiseWeight& p, int64_t begin, int64_t end) {
-  using F = Compute<T>;
   const int64_t lines = p.N * p.OH;
   for (int64_t block = begin; block < end; ++block) {
     F* sums = static_cast<F*>(p.sums) + block * p.taps * G * p.C;
@@ -90,16 +89,16 @@ static void correlate_blocks(const DepthwiseWeight& p, int64_t begin, int64_t en
       const F* grad = static_cast<const F*>(p.grad) + (n * p.grad_image + oh * p.grad_row);
       const F* x = static_cast<const F*>(p.x) + (n * p.x_image + oh * p.x_row);
       for_each_run(p, oh, {0, p.OW}, [&](const Taps& taps, int64_t first, int64_t last) {
-        correlate_channels<kLanes<T>, G>(p, taps, last - first, 0, grad + first * p.grad_column,
+        correlate_channels<kLanes<F>, G>(p, taps, last - first, 0, grad + first * p.grad_column,
                                          x + first * p.x_column, sums);
       });
     }
   }
 }
 
-template <class T>
+template <class F>
 static void correlate_pieces(const DepthwiseWeight& p, int64_t begin, int64_t end) {
-  FOR_EACH_GROUP(correlate_blocks, T, p, begin, end)
+  FOR_EACH_GROUP(correlate_blocks, F, p, begin, end)
 }
 
 }  // namespace
@@ -109,7 +108,8 @@ void run(const Depthwise& p, int64_t begin, int64_t end) {
 }
 
 void run(const DepthwiseWeight& p, int64_t begin, int64_t end) {
-  FOR_EACH_DTYPE(correlate_pieces, p, begin, end)
+  p.dtype == DType::f64 ? correlate_pieces<double>(p, begin, end)
+                        : correlate_pieces<float>(p, begin, end);
 }
 
 }  // namespace torchext::cpu::TORCHEXT_ISA
