@@ -42,18 +42,18 @@ static void filter_pieces(const Depthwise& p, int64_t begin, int64_t end) {
 // Some taps of N channels, for channel K of their groups, summed along a run of outputs.
 template <int Count, int N, int G, int K, class F>
 INLINE void correlate(const DepthwiseWeight& p, const Taps& taps, int64_t first, int64_t count,
-                      int64_t c, const F* grad, const F* x, F* sums) {
+                      const F* grad, const F* x, F* sums) {
   using V = Vec<F, N>;
   V sum[Count] = {};
   for (int64_t k = 0; k < count; ++k) {
-    const V g = load<N>(grad + k * p.grad_column + c);
+    const V g = load<N>(grad + k * p.grad_column);
 #pragma GCC unroll 9
     for (int t = 0; t < Count; ++t) {
-      sum[t] += g * load_of_group<N, G, K>(x + taps.x[first + t] + k * p.x_column, c);
+      sum[t] += g * load_of_group<N, G, K>(x + taps.x[first + t] + k * p.x_column);
     }
   }
   for (int t = 0; t < Count; ++t) {
-    F* to = sums + taps.w[first + t] + K * p.C + c;
+    F* to = sums + taps.w[first + t] + K * p.C;
     store<N>(to, load<N>(to) + sum[t]);
   }
 }
@@ -62,16 +62,18 @@ template <int N, int G, class F>
 static void correlate_channels(const DepthwiseWeight& p, const Taps& taps, int64_t count, int64_t c,
                                const F* grad, const F* x, F* sums) {
   for (; c + N <= p.C; c += N) {
+    const F* from = x + first_of_groups<N, G>(c);
     unrolled<G>([&](auto k) ALWAYS_INLINE {
       constexpr int K = decltype(k)::value;
       int64_t t = 0;
       for (; t + 9 <= taps.count; t += 9) {
-        correlate<9, N, G, K>(p, taps, t, count, c, grad, x, sums);
+        correlate<9, N, G, K>(p, taps, t, count, grad + c, from, sums + c);
       }
       for (; t + 3 <= taps.count; t += 3) {
-        correlate<3, N, G, K>(p, taps, t, count, c, grad, x, sums);
+        correlate<3, N, G, K>(p, taps, t, count, grad + c, from, sums + c);
       }
-      for (; t < taps.count; ++t) correlate<1, N, G, K>(p, taps, t, count, c, grad, x, sums);
+      for (; t < taps.count; ++t)
+        correlate<1, N, G, K>(p, taps, t, count, grad + c, from, sums + c);
     });
   }
   if constexpr (N > G) correlate_channels<N / 2, G>(p, taps, count, c, grad, x, sums);

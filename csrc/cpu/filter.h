@@ -27,23 +27,28 @@ INLINE V spread(V v, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(v, v, (I / G * G + K)...);
 }
 
-// Of N channels from c on, channel K of each one's group, at a pixel.
+// The first channel that sums of N channels from c on need.
+template <int N, int G>
+INLINE int64_t first_of_groups(int64_t c) {
+  return N > G ? c : c / G * G;
+}
+
+// Of N channels, channel K of each one's group; `first` is the first channel of the groups.
 template <int N, int G, int K, class X>
-INLINE auto load_of_group(const X* pixel, int64_t c) {
+INLINE auto load_of_group(const X* first) {
   if constexpr (N > G) {
-    return spread<G, K>(load<N>(pixel + c), std::make_integer_sequence<int, N>());
+    return spread<G, K>(load<N>(first), std::make_integer_sequence<int, N>());
   } else {
-    const auto one = load<1>(pixel + c / G * G + K);
+    const auto one = load<1>(first + K);
     return Vec<Compute<X>, N>{} + one[0];
   }
 }
 
 // N channels of U neighbouring outputs: sums over all taps. X: what the image is stored in.
 template <int N, int U, int G, class F, class X>
-INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, int64_t c,
+INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, const F* w,
                         Sums<Vec<F, N>, U>& sum) {
   using V = Vec<F, N>;
-  const F* w = static_cast<const F*>(p.w) + c;
   [[maybe_unused]] const auto rows_of_three = [&](auto step) ALWAYS_INLINE {
     constexpr int S = decltype(step)::value;
     for (int64_t t = 0; t < taps.count; t += 3) {
@@ -52,7 +57,7 @@ INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, int64_
         constexpr int K = decltype(k)::value;
         V in[S * (U - 1) + 3];
         unrolled<S*(U - 1) + 3>([&](auto i) ALWAYS_INLINE {
-          in[i.value] = load_of_group<N, G, K>(tap + i.value * taps.threes, c);
+          in[i.value] = load_of_group<N, G, K>(tap + i.value * taps.threes);
         });
         unrolled<3>([&](auto j) ALWAYS_INLINE {
           const V weight = load<N>(w + taps.w[t + j.value] + K * p.C);
@@ -69,20 +74,23 @@ INLINE void add_up_taps(const Depthwise& p, const Taps& taps, const X* x, int64_
     }
   }
   constexpr int P = U == 1 && G > 1 ? 4 : 1;  // sums side by side: one would wait for itself
-  V parts[P][U] = {};
+  V parts[P][U] = {};                         // the first is `sum`
   for (int64_t t = 0; t < taps.count; ++t) {
     const X* tap = x + taps.x[t];
     unrolled<G>([&](auto k) ALWAYS_INLINE {
       constexpr int K = decltype(k)::value;
       const V weight = load<N>(w + taps.w[t] + K * p.C);
       unrolled<U>([&](auto u) ALWAYS_INLINE {
-        parts[K % P][u.value] += load_of_group<N, G, K>(tap + u.value * p.x_column, c) * weight;
+        V& to = K % P == 0 ? sum[u.value] : parts[K % P][u.value];
+        to += load_of_group<N, G, K>(tap + u.value * p.x_column) * weight;
       });
     });
   }
-  unrolled<P>([&](auto part) ALWAYS_INLINE {
-    unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] += parts[part.value][u.value]; });
-  });
+  if constexpr (P > 1) {
+    unrolled<P - 1>([&](auto i) ALWAYS_INLINE {
+      unrolled<U>([&](auto u) ALWAYS_INLINE { sum[u.value] += parts[i.value + 1][u.value]; });
+    });
+  }
 }
 
 template <int N, int U, int G, class T, class X>
@@ -91,7 +99,7 @@ INLINE void filter(const Depthwise& p, const Taps& taps, const X* x, int64_t c, 
   using F = Compute<T>;
   using V = Vec<F, N>;
   Sums<V, U> sum = {};
-  add_up_taps<N, U, G, F>(p, taps, x, c, sum);
+  add_up_taps<N, U, G>(p, taps, x + first_of_groups<N, G>(c), static_cast<const F*>(p.w) + c, sum);
   if (p.scale != nullptr) {
     const V scale = load<N>(static_cast<const F*>(p.scale) + c);
     const V shift = load<N>(static_cast<const F*>(p.shift) + c);

@@ -92,17 +92,18 @@ struct Taps {
 };
 
 // A filter's weight as [tap][output of a group][channel].
-Scratch lay_out_turned_taps(const Conv2dBackwardInput& p) {
+Laid lay_out_turned_taps(const Conv2dBackwardInput& p) {
+  if (is_depthwise(p)) return lay_out_taps(p, p.weight, p.w_stride);
   const int64_t group = p.C / p.groups, row = p.w.kernel * group * p.C;
-  Scratch turned(p.dtype, p.h.kernel, row);
+  auto turned = std::make_unique<Scratch>(p.dtype, p.h.kernel, row);
   const Strides& s = p.w_stride;
   for (int64_t i = 0; i < p.h.kernel; ++i) {
     cpu::Image image = plain_image(p.dtype, p.w.kernel, group, group, p.groups,
                                    at(p.weight, p.dtype, i * s.h), {s.w, s.c, s.n, group * s.n});
-    image.to = at_f(turned.get(), p.dtype, i * row);
+    image.to = at_f(turned->get(), p.dtype, i * row);
     launch(image, nullptr);
   }
-  return turned;
+  return {turned->get(), row, group * p.C, p.C, std::move(turned)};
 }
 
 void launch_filter(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
@@ -113,7 +114,7 @@ void launch_filter(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
   const Margin beside = bare ? Margin{} : margin_of(columns, p.OW);
   add_margins(image, above, beside);
   const Laid grad = lay_out(image, true);
-  const Scratch weight = lay_out_turned_taps(p);
+  const Laid weight = lay_out_turned_taps(p);
   const int64_t group = p.C / p.groups;
   const Strides& xs = p.grad_x_stride;
   for (const Reach& row : rows) {
@@ -138,7 +139,7 @@ void launch_filter(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
       filter.x_tap = taps.x.data();
       const bool threes = column.taps.size() == 3 && p.w.stride == 1 && p.w.dilation == 1;
       filter.threes = threes ? grad.column : 0;
-      filter.w = weight.get(), filter.w_tap = taps.w.data();
+      filter.w = weight.data, filter.w_tap = taps.w.data();
       filter.bias = p.bias;
       filter.y = at(p.grad_x, p.dtype, row.residue * xs.h + column.residue * xs.w);
       filter.y_stride = {xs.n, xs.c, p.h.stride * xs.h, p.w.stride * xs.w};

@@ -185,11 +185,15 @@ inline void use_panels(cpu::Product& p, const cpu::Panels& panels) {
   p.b_group = ceil_div(panels.N, p.b_row) * p.b_panel;
 }
 
-// A filter's weight as [tap][channel of a group][channel].
+// A filter's weight as [tap][channel of a group][channel]. Depthwise, the taps of a row are turned
+// together: they share lines of memory.
 inline Laid lay_out_taps(const Conv2dShape& p, const void* weight, const Strides& stride) {
-  return lay_out(plain_image(p.dtype, p.h.kernel, p.O, p.w.kernel, p.C / p.groups, weight,
-                             {stride.h, stride.n, stride.w, stride.c}),
-                 false);
+  const cpu::Image image = is_depthwise(p)
+                               ? plain_image(p.dtype, 1, p.O, p.h.kernel, p.w.kernel, weight,
+                                             {0, stride.n, stride.h, stride.w})
+                               : plain_image(p.dtype, p.h.kernel, p.O, p.w.kernel, p.C / p.groups,
+                                             weight, {stride.h, stride.n, stride.w, stride.c});
+  return lay_out(image, false);
 }
 
 // What a filter reads: the image as it is, also `stored` in 16 bits if it takes that, or a padded
