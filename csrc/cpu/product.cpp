@@ -25,12 +25,12 @@ INLINE void copy_channels(const Image& p, const T* x, const T* y, To* to, int64_
 }
 
 template <class T, class To>
-INLINE void turn_pixels(const Image& p, const T* x, const T* y, To* to) {
+INLINE void turn_pixels(const Image& p, int64_t C, const T* x, const T* y, To* to) {
   constexpr int64_t kBlock = 16;
-  for (int64_t c0 = 0; c0 < p.C; c0 += kBlock) {
-    const int64_t c_end = min_of(p.C, c0 + kBlock);
+  for (int64_t c0 = 0; c0 < C; c0 += kBlock) {
+    const int64_t c_end = min_of(C, c0 + kBlock);
     for (int64_t w = 0; w < p.W; ++w) {
-      To* pixel = to + w * p.step_w * p.C;
+      To* pixel = to + w * p.step_w * C;
       for (int64_t c = c0; c < c_end; ++c) {
         Vec<Compute<T>, 1> v = load<1>(x + (c * p.x_stride.c + w * p.x_stride.w));
         if (y != nullptr) {
@@ -42,36 +42,50 @@ INLINE void turn_pixels(const Image& p, const T* x, const T* y, To* to) {
   }
 }
 
+// C channels of a line of pixels, and the zeros beside and between them. x: the line, null if it is
+// all zeros.
+template <class T, class To>
+INLINE void lay_out_line(const Image& p, int64_t C, const T* x, const T* y, To* to) {
+  const int64_t line = p.columns * C;
+  if (x == nullptr) {
+    for (int64_t k = 0; k < line; ++k) to[k] = To{};
+    return;
+  }
+  const int64_t used = p.W > 0 ? (p.W - 1) * p.step_w + 1 : 0, right = p.left + used;
+  for (int64_t k = 0; k < p.left * C; ++k) to[k] = To{};
+  for (int64_t k = right * C; k < line; ++k) to[k] = To{};
+  if (p.step_w > 1) {
+    for (int64_t k = p.left * C; k < right * C; ++k) to[k] = To{};
+  }
+  to += p.left * C;
+  const Strides &xs = p.x_stride, &ys = p.y_stride;
+  if (xs.c == 1 && (y == nullptr || ys.c == 1)) {
+    // Pixels that follow each other are copied as one.
+    const bool dense = xs.w == C && p.step_w == 1 && (y == nullptr || ys.w == C);
+    const int64_t pixels = dense ? 1 : p.W, length = dense ? p.W * C : C;
+    for (int64_t w = 0; w < pixels; ++w) {
+      copy_channels<kLanes<T>>(p, x + w * xs.w, y ? y + w * ys.w : nullptr, to + w * p.step_w * C,
+                               0, length);
+    }
+  } else {
+    turn_pixels(p, C, x, y, to);
+  }
+}
+
 template <class T, class To = Compute<T>>
 static void lay_out(const Image& p, int64_t begin, int64_t end) {
-  const int64_t line = p.columns * p.C;
+  const int64_t C = p.C / p.groups, line = p.columns * C;
+  const Strides &xs = p.x_stride, &ys = p.y_stride;
   for (int64_t index = begin; index < end; ++index) {
-    const int64_t n = index / p.rows, row = index % p.rows - p.top, h = row / p.step_h;
-    To* to = static_cast<To*>(p.to) + index * line;
-    if (row < 0 || h >= p.H || h * p.step_h != row) {
-      for (int64_t k = 0; k < line; ++k) to[k] = To{};
-      continue;
-    }
-    const int64_t used = p.W > 0 ? (p.W - 1) * p.step_w + 1 : 0, right = p.left + used;
-    for (int64_t k = 0; k < p.left * p.C; ++k) to[k] = To{};
-    for (int64_t k = right * p.C; k < line; ++k) to[k] = To{};
-    if (p.step_w > 1) {
-      for (int64_t k = p.left * p.C; k < right * p.C; ++k) to[k] = To{};
-    }
-    to += p.left * p.C;
-    const Strides &xs = p.x_stride, &ys = p.y_stride;
-    const T* x = static_cast<const T*>(p.x) + (n * xs.n + h * xs.h);
-    const T* y = p.y ? static_cast<const T*>(p.y) + (n * ys.n + h * ys.h) : nullptr;
-    if (xs.c == 1 && (y == nullptr || ys.c == 1)) {
-      // Pixels that follow each other are copied as one.
-      const bool dense = xs.w == p.C && p.step_w == 1 && (y == nullptr || ys.w == p.C);
-      const int64_t pixels = dense ? 1 : p.W, length = dense ? p.W * p.C : p.C;
-      for (int64_t w = 0; w < pixels; ++w) {
-        copy_channels<kLanes<T>>(p, x + w * xs.w, y ? y + w * ys.w : nullptr,
-                                 to + w * p.step_w * p.C, 0, length);
-      }
-    } else {
-      turn_pixels(p, x, y, to);
+    const int64_t n = index / p.rows, row = index % p.rows;
+    const int64_t inside = row - p.top, h = inside / p.step_h;
+    const bool empty = inside < 0 || h >= p.H || h * p.step_h != inside;
+    for (int64_t g = 0; g < p.groups; ++g) {
+      const int64_t c = g * C;
+      const T* x = static_cast<const T*>(p.x) + (n * xs.n + h * xs.h + c * xs.c);
+      const T* y = p.y ? static_cast<const T*>(p.y) + (n * ys.n + h * ys.h + c * ys.c) : nullptr;
+      To* to = static_cast<To*>(p.to) + ((n * p.groups + g) * p.rows + row) * line;
+      lay_out_line(p, C, empty ? nullptr : x, y, to);
     }
   }
 }

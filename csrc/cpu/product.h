@@ -17,11 +17,11 @@ constexpr int64_t kPanelBytes = 128;  // one row of a panel, for every ISA: 32 f
 PLAIN int64_t panel_columns(DType dtype) { return dtype == DType::f64 ? 16 : 32; }
 PLAIN int64_t compute_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
-// to[n][top + h * step_h][left + w * step_w][c] = x[n, c, h, w] (times the activation's derivative
-// where y is given), zeros elsewhere.
+// to[n][g][top + h * step_h][left + w * step_w][c] = x[n, c of group g, h, w] (times the
+// activation's derivative where y is given), zeros elsewhere.
 struct Image {
   DType dtype;  // of x and y
-  int64_t N, C, H, W, rows, columns;
+  int64_t N, C, H, W, rows, columns, groups;
   int64_t top, left, step_h, step_w;
   const void* x;
   Strides x_stride;

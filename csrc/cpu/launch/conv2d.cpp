@@ -85,8 +85,11 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
   cpu::Image image = padded_input(p, p.x, p.x_stride);
   image.kept = pairs;
   const bool padded = image.top + image.left > 0;
-  const bool bordered = padded && use_without_padding(image, has_adjacent_taps(counted));
-  const Laid x = pairs ? lay_out_pairs(image) : lay_out(image, true);
+  const bool bordered =
+      padded && p.groups == 1 && use_without_padding(image, has_adjacent_taps(counted));
+  if (wants_groups_apart(p)) image.groups = p.groups;
+  Laid x = lay_out(image, true, p.groups);
+  if (pairs) x = in_pairs(std::move(x));
   Segments segments = segments_of(counted, x);
   std::vector<int64_t> tap_rows;
   if (bordered) {
@@ -119,7 +122,7 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
   product.segments = static_cast<int64_t>(segments.offsets.size());
   product.K = segments.length, product.N = N;
   product.a = x.data;
-  product.a_group = channels, product.a_image = x.n;
+  product.a_group = x.group, product.a_image = x.n;
   product.a_row = p.h.stride * x.row, product.a_column = p.w.stride * x.column;
   product.a_segment = segments.offsets.data();
   if (bordered) {

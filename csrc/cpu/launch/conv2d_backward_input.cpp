@@ -103,7 +103,7 @@ Laid lay_out_turned_taps(const Conv2dBackwardInput& p) {
     image.to = at_f(turned->get(), p.dtype, i * row);
     launch(image, nullptr);
   }
-  return {turned->get(), row, group * p.C, p.C, std::move(turned)};
+  return {turned->get(), row, group * p.C, p.C, 0, std::move(turned)};
 }
 
 void launch_filter(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
@@ -174,16 +174,17 @@ void launch(const Conv2dBackwardInput& p, void*) {
     columns = {Reach{{0}, {0}, 0, p.OW}};
   }
   // Where the taps of a row are adjacent in the gradient, they are one segment.
-  const bool merged = p.groups == 1 && p.O > 1 && adjacent(columns);
+  const int64_t K = p.O / p.groups;
+  const bool merged = K > 1 && adjacent(columns);
   Margin above = margin_of(rows, p.OH), beside = margin_of(columns, p.OW);
   const bool padded = above.before + above.after + beside.before + beside.after > 0;
   cpu::Image image = gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
-  const bool bordered = padded && use_without_padding(image, merged);
+  const bool bordered = padded && p.groups == 1 && use_without_padding(image, merged);
   if (bordered) above = beside = {};
   add_margins(image, above, beside);
-  const Laid grad = lay_out(image, true);
-  const bool adjacent_taps = merged && grad.column == p.O;
-  const int64_t K = p.O / p.groups;
+  if (wants_groups_apart(p)) image.groups = p.groups;
+  const Laid grad = lay_out(image, true, p.groups);
+  const bool adjacent_taps = merged && grad.column == K;
   const Strides& xs = p.grad_x_stride;
   for (const Reach& row : rows) {
     for (const Reach& column : columns) {
@@ -217,7 +218,7 @@ void launch(const Conv2dBackwardInput& p, void*) {
       product.segments = static_cast<int64_t>(a_segments.size());
       product.K = taps * K, product.N = N;
       product.a = grad.data;
-      product.a_group = K, product.a_image = grad.n;
+      product.a_group = grad.group, product.a_image = grad.n;
       product.a_row = grad.row, product.a_column = grad.column;
       product.a_segment = a_segments.data();
       if (bordered && product.segments > 0) {

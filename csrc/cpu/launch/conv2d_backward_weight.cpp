@@ -63,7 +63,9 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   const bool swapped =
       !x_in_vectors && p.O % lanes == 0 && p.groups == 1 && p.h.kernel * p.w.kernel == 1;
   const Laid grad = lay_out(gradient, true);
-  const Laid x = lay_out(padded_input(p, p.x, p.x_stride), x_in_vectors || swapped);
+  cpu::Image image = padded_input(p, p.x, p.x_stride);
+  if (wants_groups_apart(p)) image.groups = p.groups;
+  const Laid x = lay_out(image, x_in_vectors || swapped, p.groups);
   const Segments segments = segments_of(p, x);
   const int64_t channels = p.C / p.groups, M = p.O / p.groups;
   sum_gradient(p, grad);
@@ -76,13 +78,13 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   outer.a = grad.data;
   outer.a_group = M, outer.a_image = grad.n, outer.a_row = grad.row, outer.a_column = grad.column;
   outer.b = x.data;
-  outer.b_group = channels, outer.b_image = x.n;
+  outer.b_group = x.group, outer.b_image = x.n;
   outer.b_row = p.h.stride * x.row, outer.b_column = p.w.stride * x.column;
   outer.b_segment = segments.offsets.data();
   const std::vector<int64_t> to_segments =
       tap_offsets(p, p.w_stride.h, p.w_stride.w, segments.merged);
   const bool rows_adjacent =
-      p.w_stride.c == 1 && (p.w.kernel == 1 || !segments.merged || p.w_stride.w == p.C);
+      p.w_stride.c == 1 && (p.w.kernel == 1 || !segments.merged || p.w_stride.w == channels);
   if (swapped) {
     std::swap(outer.M, outer.N), std::swap(outer.a, outer.b);
     std::swap(outer.a_image, outer.b_image);

@@ -35,7 +35,7 @@ inline void* at_f(void* p, DType dtype, int64_t element) {
 // A tensor as an image that products can read: in place, or laid out in scratch memory.
 struct Laid {
   const void* data;
-  int64_t n, row, column;  // strides
+  int64_t n, row, column, group;  // strides; from one group's channels to the next one's
   std::unique_ptr<Scratch> scratch;
 };
 
@@ -43,7 +43,8 @@ struct Laid {
 inline bool is_computed_in(DType dtype) { return dtype == compute_dtype(dtype); }
 
 inline bool readable_in_place(const cpu::Image& p) {
-  const bool plain = p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
+  const bool plain =
+      p.groups == 1 && p.top == 0 && p.left == 0 && p.rows == p.H && p.columns == p.W;
   const Strides& s = p.x_stride;
   const bool whole_pairs = s.n % 2 == 0 && s.h % 2 == 0 && s.w % 2 == 0;
   const bool typed = p.kept ? whole_pairs : is_computed_in(p.dtype);
@@ -55,7 +56,7 @@ inline cpu::Image plain_image(DType dtype, int64_t N, int64_t C, int64_t H, int6
                               const void* x, const Strides& stride) {
   cpu::Image image{};
   image.dtype = dtype;
-  image.N = N, image.C = C;
+  image.N = N, image.C = C, image.groups = 1;
   image.H = image.rows = H, image.W = image.columns = W;
   image.step_h = image.step_w = 1;
   image.x = x, image.x_stride = stride;
@@ -67,20 +68,27 @@ inline cpu::Image without_padding(cpu::Image image) {
   return image;
 }
 
-inline Laid lay_out(cpu::Image p, bool in_place) {
+inline Laid lay_out(cpu::Image p, bool in_place, int64_t groups = 1) {
   if (in_place && readable_in_place(p)) {
-    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, nullptr};
+    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, p.C / groups, nullptr};
   }
   auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.kept ? p.C / 2 : p.C);
   p.to = scratch->get();
   launch(p, nullptr);
-  return {p.to, p.rows * p.columns * p.C, p.columns * p.C, p.C, std::move(scratch)};
+  const int64_t C = p.C / p.groups, group = p.groups > 1 ? p.rows * p.columns * C : C / groups;
+  return {p.to, p.rows * p.columns * p.C, p.columns * C, C, group, std::move(scratch)};
+}
+
+// Whether each group's channels are laid out as an image of its own: a pixel's are then adjacent to
+// its neighbour's, and share no set of L1 with them (pixels 4 KB apart are all in one). A window of
+// one tap reads each pixel once: a copy would not pay.
+inline bool wants_groups_apart(const Conv2dShape& p) {
+  return p.groups > 1 && p.h.kernel * p.w.kernel > 1;
 }
 
 // The image as pairs of channels, which its strides count then.
-inline Laid lay_out_pairs(const cpu::Image& kept) {
-  Laid x = lay_out(kept, true);
-  x.n /= 2, x.row /= 2, x.column /= 2;
+inline Laid in_pairs(Laid x) {
+  x.n /= 2, x.row /= 2, x.column /= 2, x.group /= 2;
   return x;
 }
 
@@ -118,7 +126,7 @@ inline void add_margins(cpu::Image& image, Margin rows, Margin columns) {
 
 // Whether a row of the window's taps can be adjacent in an image.
 inline bool has_adjacent_taps(const Conv2dShape& p) {
-  return p.groups == 1 && p.C > 1 && p.w.dilation == 1;
+  return p.C / p.groups > 1 && p.w.dilation == 1;
 }
 
 // Where a product's segments lie in an image, and how many adjacent elements each has: the taps of
@@ -131,7 +139,7 @@ struct Segments {
 inline Segments segments_of(const Conv2dShape& p, const Laid& x) {
   Segments s;
   const int64_t channels = p.C / p.groups;
-  s.merged = has_adjacent_taps(p) && x.column == p.C;
+  s.merged = has_adjacent_taps(p) && x.column == channels;
   s.length = s.merged ? p.w.kernel * channels : channels;
   s.offsets = tap_offsets(p, p.h.dilation * x.row, p.w.dilation * x.column, s.merged);
   return s;
@@ -207,7 +215,7 @@ class FilterInput {
     const bool few = leaves_out && p.h.kernel * p.w.kernel <= cpu::kMostBorderTaps;
     stored_ = few && stored && stride.c == 1 && !is_computed_in(p.dtype);
     bare_ = stored_ || (few && readable_in_place(bare));
-    x_ = stored_ ? Laid{x, stride.n, stride.h, stride.w, nullptr}
+    x_ = stored_ ? Laid{x, stride.n, stride.h, stride.w, 0, nullptr}
                  : lay_out(bare_ ? bare : image, true);
     for (int64_t i = 0; i < p.h.kernel; ++i) {
       for (int64_t j = 0; j < p.w.kernel; ++j) {
