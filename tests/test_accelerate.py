@@ -30,6 +30,7 @@ def _deterministic(monkeypatch):
     monkeypatch.setattr(_forward, "least_times", lambda functions: [1.0] * len(functions))
     monkeypatch.setattr(_layers, "least_times", lambda functions: (1.0,) * len(functions))
     monkeypatch.setattr(_tuning, "choice", lambda times: 0)
+    monkeypatch.setattr(_tuning, "LEAST_ROUNDS", 1)
     monkeypatch.setattr(_tuning, "MOST_SECONDS", 0)
 
 

@@ -4,7 +4,8 @@ import time
 
 BURST = 0.003  # seconds that one runs before the next has its turn: its threads stay awake
 PATIENCE = 3  # turns without news after which minima are believed
-MOST_SECONDS = 0.4
+MOST_SECONDS = 0.4  # for more turns than these:
+LEAST_TURNS = 2
 
 
 def least_times(functions, most_seconds=MOST_SECONDS):
@@ -12,8 +13,9 @@ def least_times(functions, most_seconds=MOST_SECONDS):
     best = [float("inf")] * len(functions)
     for function in functions:
         function()
-    quiet, end = 0, time.perf_counter() + most_seconds
-    while quiet < PATIENCE and time.perf_counter() < end:
+    turns, quiet, end = 0, 0, time.perf_counter() + most_seconds
+    while quiet < PATIENCE and (turns < LEAST_TURNS or time.perf_counter() < end):
+        turns += 1
         before = list(best)
         for i, function in enumerate(functions):
             best[i] = min(best[i], _burst(function))

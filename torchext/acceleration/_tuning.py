@@ -10,7 +10,8 @@ from torch import fx
 from ._capture import evaluate
 
 PATIENCE = 2  # rounds without news after which minima are believed
-MOST_SECONDS = 5.0
+MOST_SECONDS = 5.0  # for more rounds than these:
+LEAST_ROUNDS = 3
 NEWS = 0.99  # of the sum of all times
 
 
@@ -21,8 +22,9 @@ def tune(graph, places, env):
     done = _done_after(steps, races, env)
     turns = max((len(place.candidates) for place in places), default=0)
     known, end = {}, time.perf_counter() + MOST_SECONDS
-    quiet, total = 0, float("inf")
-    while turns and quiet < PATIENCE and (total == float("inf") or time.perf_counter() < end):
+    rounds, quiet, total = 0, 0, float("inf")
+    while turns and quiet < PATIENCE and (rounds < LEAST_ROUNDS or time.perf_counter() < end):
+        rounds += 1
         for turn in range(turns):
             values = dict(env)
             for node in steps:
