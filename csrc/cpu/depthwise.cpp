@@ -72,8 +72,9 @@ static void correlate_channels(const DepthwiseWeight& p, const Taps& taps, int64
       for (; t + 3 <= taps.count; t += 3) {
         correlate<3, N, G, K>(p, taps, t, count, grad + c, from, sums + c);
       }
-      for (; t < taps.count; ++t)
+      for (; t < taps.count; ++t) {
         correlate<1, N, G, K>(p, taps, t, count, grad + c, from, sums + c);
+      }
     });
   }
   if constexpr (N > G) correlate_channels<N / 2, G>(p, taps, count, c, grad, x, sums);

@@ -81,11 +81,13 @@ static void lay_out(const Image& p, int64_t begin, int64_t end) {
     const int64_t inside = row - p.top, h = inside / p.step_h;
     const bool empty = inside < 0 || h >= p.H || h * p.step_h != inside;
     for (int64_t g = 0; g < p.groups; ++g) {
-      const int64_t c = g * C;
-      const T* x = static_cast<const T*>(p.x) + (n * xs.n + h * xs.h + c * xs.c);
-      const T* y = p.y ? static_cast<const T*>(p.y) + (n * ys.n + h * ys.h + c * ys.c) : nullptr;
+      const T *x = nullptr, *y = nullptr;
+      if (!empty) {
+        x = static_cast<const T*>(p.x) + (n * xs.n + h * xs.h + g * C * xs.c);
+        if (p.y) y = static_cast<const T*>(p.y) + (n * ys.n + h * ys.h + g * C * ys.c);
+      }
       To* to = static_cast<To*>(p.to) + ((n * p.groups + g) * p.rows + row) * line;
-      lay_out_line(p, C, empty ? nullptr : x, y, to);
+      lay_out_line(p, C, x, y, to);
     }
   }
 }

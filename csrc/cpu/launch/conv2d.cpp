@@ -87,8 +87,7 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
   const bool padded = image.top + image.left > 0;
   const bool bordered =
       padded && p.groups == 1 && use_without_padding(image, has_adjacent_taps(counted));
-  if (wants_groups_apart(p)) image.groups = p.groups;
-  Laid x = lay_out(image, true, p.groups);
+  Laid x = lay_out_operand(p, image, true);
   if (pairs) x = in_pairs(std::move(x));
   Segments segments = segments_of(counted, x);
   std::vector<int64_t> tap_rows;

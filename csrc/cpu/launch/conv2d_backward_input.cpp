@@ -182,8 +182,7 @@ void launch(const Conv2dBackwardInput& p, void*) {
   const bool bordered = padded && p.groups == 1 && use_without_padding(image, merged);
   if (bordered) above = beside = {};
   add_margins(image, above, beside);
-  if (wants_groups_apart(p)) image.groups = p.groups;
-  const Laid grad = lay_out(image, true, p.groups);
+  const Laid grad = lay_out_operand(p, image, true);
   const bool adjacent_taps = merged && grad.column == K;
   const Strides& xs = p.grad_x_stride;
   for (const Reach& row : rows) {

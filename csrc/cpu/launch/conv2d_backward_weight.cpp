@@ -63,9 +63,7 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   const bool swapped =
       !x_in_vectors && p.O % lanes == 0 && p.groups == 1 && p.h.kernel * p.w.kernel == 1;
   const Laid grad = lay_out(gradient, true);
-  cpu::Image image = padded_input(p, p.x, p.x_stride);
-  if (wants_groups_apart(p)) image.groups = p.groups;
-  const Laid x = lay_out(image, x_in_vectors || swapped, p.groups);
+  const Laid x = lay_out_operand(p, padded_input(p, p.x, p.x_stride), x_in_vectors || swapped);
   const Segments segments = segments_of(p, x);
   const int64_t channels = p.C / p.groups, M = p.O / p.groups;
   sum_gradient(p, grad);

@@ -35,7 +35,7 @@ inline void* at_f(void* p, DType dtype, int64_t element) {
 // A tensor as an image that products can read: in place, or laid out in scratch memory.
 struct Laid {
   const void* data;
-  int64_t n, row, column, group;  // strides; from one group's channels to the next one's
+  int64_t n, row, column, group;  // strides; group: of lay_out_operand() only
   std::unique_ptr<Scratch> scratch;
 };
 
@@ -68,22 +68,26 @@ inline cpu::Image without_padding(cpu::Image image) {
   return image;
 }
 
-inline Laid lay_out(cpu::Image p, bool in_place, int64_t groups = 1) {
+inline Laid lay_out(cpu::Image p, bool in_place) {
   if (in_place && readable_in_place(p)) {
-    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, p.C / groups, nullptr};
+    return {p.x, p.x_stride.n, p.x_stride.h, p.x_stride.w, 0, nullptr};
   }
   auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.kept ? p.C / 2 : p.C);
   p.to = scratch->get();
   launch(p, nullptr);
-  const int64_t C = p.C / p.groups, group = p.groups > 1 ? p.rows * p.columns * C : C / groups;
-  return {p.to, p.rows * p.columns * p.C, p.columns * C, C, group, std::move(scratch)};
+  const int64_t C = p.C / p.groups;
+  return {p.to, p.rows * p.columns * p.C, p.columns * C, C, 0, std::move(scratch)};
 }
 
-// Whether each group's channels are laid out as an image of its own: a pixel's are then adjacent to
-// its neighbour's, and share no set of L1 with them (pixels 4 KB apart are all in one). A window of
-// one tap reads each pixel once: a copy would not pay.
-inline bool wants_groups_apart(const Conv2dShape& p) {
-  return p.groups > 1 && p.h.kernel * p.w.kernel > 1;
+// The image as the products of a convolution read it. Of windows, each group's channels are laid
+// out as an image of its own: a pixel's are then adjacent to its neighbour's, and share no set of
+// L1 with them (pixels 4 KB apart are all in one). One tap reads each pixel once: a copy would not
+// pay.
+inline Laid lay_out_operand(const Conv2dShape& p, cpu::Image image, bool in_place) {
+  if (p.groups > 1 && p.h.kernel * p.w.kernel > 1) image.groups = p.groups;
+  Laid x = lay_out(image, in_place);
+  x.group = image.groups > 1 ? image.rows * x.row : image.C / p.groups;
+  return x;
 }
 
 // The image as pairs of channels, which its strides count then.
