@@ -225,6 +225,28 @@ PATTERNS = {
         ((3, 20, 16),),
         ["layer_norm", "linear", "linear", "linear", "linear + residual", "softmax"],
     ),
+    "recurrent layers": (
+        lambda: Function(
+            lambda m, x: [layer(x)[0] for layer in m.children()],
+            a=nn.LSTM(8, 6, 2, batch_first=True),
+            b=nn.GRU(8, 6, bidirectional=True),
+            c=nn.RNN(8, 6),
+            d=nn.RNN(8, 6, nonlinearity="relu", bias=False),
+        ),
+        ((5, 3, 8),),
+        ["gru", "lstm", "rnn_relu", "rnn_tanh"],
+    ),
+    "recurrent cells": (
+        lambda: Function(
+            lambda m, x: m.d(m.c(m.b(m.a(x, (x, x))[0]))),
+            a=nn.LSTMCell(8, 8),
+            b=nn.GRUCell(8, 8),
+            c=nn.RNNCell(8, 8, bias=False),
+            d=nn.RNNCell(8, 8, nonlinearity="relu"),
+        ),
+        ((3, 8),),
+        ["gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"],
+    ),
     "grouped, few columns": (
         lambda: nn.Sequential(conv(groups=2), nn.Conv2d(8, 3, 1)),
         (IMAGE,),

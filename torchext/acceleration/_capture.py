@@ -1,5 +1,6 @@
 """A model's computation as a graph of ATen's functional ops, whatever style its code has."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,9 @@ def capture(model, args, kwargs, owner):
     """The program of model(*args, **kwargs) in inference, with the tensors that `owner`, a model
     of the same structure, has at the time of a call."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Of nn.LSTM's list of its own parameters.
+            warnings.filterwarnings("ignore", "The tensor attributes? .*_flat_weights")
             exported = torch.export.export(model, args, kwargs, strict=False)
             exported = exported.run_decompositions({})
     except Exception as error:  # export refuses in many ways, none of which is ours

@@ -296,8 +296,8 @@ def _window_attention(qkv, mask, *args):
     return ops.window_attention_inference.default, (qkv, *args)
 
 
-def _lstm(*args):
-    return F.lstm, args
+def _recurrent(function):
+    return lambda *args: (function, args)
 
 
 LAYERS = {
@@ -311,7 +311,14 @@ LAYERS = {
     aten.scaled_dot_product_attention.default: _attention,
     attention_qkv: _attention_qkv,
     window_attention: _window_attention,
-    aten.lstm.input: _lstm,
+    aten.lstm.input: _recurrent(F.lstm),
+    aten.gru.input: _recurrent(F.gru),
+    aten.rnn_tanh.input: _recurrent(F.rnn_tanh),
+    aten.rnn_relu.input: _recurrent(F.rnn_relu),
+    aten.lstm_cell.default: _recurrent(F.lstm_cell),
+    aten.gru_cell.default: _recurrent(F.gru_cell),
+    aten.rnn_tanh_cell.default: _recurrent(F.rnn_tanh_cell),
+    aten.rnn_relu_cell.default: _recurrent(F.rnn_relu_cell),
 }
 
 
