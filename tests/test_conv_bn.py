@@ -12,8 +12,15 @@ import torchext
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
     "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
     "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
     None: nn.Identity,
 }
 
@@ -47,6 +54,9 @@ BLOCKS = [
     ("ConvBNAct", (6, 8, 1), {"activation": "hardswish", "bias": True}),
     ("ConvBNAct", (6, 8, (3, 1)), {"padding": (2, 0), "dilation": (2, 1)}),
     ("ConvBNAct", (6, 8, 1), {"track_running_stats": False}),
+    *(("ConvBNAct", (6, 8, 1), {"activation": act}) for act in ("elu", "gelu", "sigmoid", "tanh")),
+    *(("ConvBNAct", (6, 8, 1), {"activation": act}) for act in ("leaky_relu", "gelu_tanh")),
+    ("ConvBNAct", (6, 8, 1), {"activation": "hardsigmoid"}),
     ("DepthwiseSeparable", (6, 8), {}),
     ("DepthwiseSeparable", (6, 10), {"stride": 2, "momentum": None}),
     ("DepthwiseSeparable", (6, 6, 5), {"activation": ("relu6", None)}),

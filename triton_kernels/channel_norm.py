@@ -70,6 +70,8 @@ def _gated(g, d, scale, shift, residual, at, inside, activation: tl.constexpr):
         u = d * scale + shift
         if residual is not None:
             u += widened(tl.load(residual + at, inside, 0.0))
+        if activation == 8 or activation == 9:  # told from the result of sigmoid and tanh
+            u = activate(u, activation)
         return times_derivative(g, derivative(u, activation), activation)
 
 

@@ -60,6 +60,11 @@ def activate_backward(grad_y, x, kind):
     return _BACKWARD[kind](grad_y, x)
 
 
+def derivative_argument(x, kind):
+    """What activate_backward wants to know, from the activation's input."""
+    return activate(x, kind) if kind in FROM_RESULT else x
+
+
 def gated(grad, y, kind):
     """grad times the activation's derivative, told from the activation's result."""
     if y is None or kind == KINDS["none"]:

@@ -8,7 +8,7 @@ the gradient.
 import torch
 
 from . import _slower, batch_norm, conv2d
-from ._activation import KINDS, activate, activate_backward
+from ._activation import KINDS, activate, activate_backward, derivative_argument
 from ._channel_norm import empty_like as empty_z
 from ._channel_norm import in_format_of, per_channel
 from ._conv2d import (
@@ -45,7 +45,8 @@ def _conv_bn_act_backward(grad_y, z, residual, mean, rstd, gamma, beta, training
         scale = rstd if gamma is None else rstd * gamma
         u = (z.to(mean.dtype) - per_channel(z, mean)) * per_channel(z, scale)
         u = (u if beta is None else u + per_channel(z, beta)).to(z.dtype)
-    grad = activate_backward(grad_y, u if residual is None else u + residual, activation)
+    u = u if residual is None else u + residual
+    grad = activate_backward(grad_y, derivative_argument(u, activation), activation)
     grad = in_format_of(z, grad)
     arguments = (grad, z, mean, rstd, gamma, training, eps, True)
     grad_z, *grads = batch_norm.batch_norm_backward.decomposition(*arguments)
