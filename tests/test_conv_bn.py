@@ -54,9 +54,10 @@ BLOCKS = [
     ("ConvBNAct", (6, 8, 1), {"activation": "hardswish", "bias": True}),
     ("ConvBNAct", (6, 8, (3, 1)), {"padding": (2, 0), "dilation": (2, 1)}),
     ("ConvBNAct", (6, 8, 1), {"track_running_stats": False}),
-    *(("ConvBNAct", (6, 8, 1), {"activation": act}) for act in ("elu", "gelu", "sigmoid", "tanh")),
-    *(("ConvBNAct", (6, 8, 1), {"activation": act}) for act in ("leaky_relu", "gelu_tanh")),
-    ("ConvBNAct", (6, 8, 1), {"activation": "hardsigmoid"}),
+    *(
+        ("ConvBNAct", (6, 8, 1), {"activation": name})
+        for name in ("leaky_relu", "elu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardsigmoid")
+    ),
     ("DepthwiseSeparable", (6, 8), {}),
     ("DepthwiseSeparable", (6, 10), {"stride": 2, "momentum": None}),
     ("DepthwiseSeparable", (6, 6, 5), {"activation": ("relu6", None)}),

@@ -103,6 +103,15 @@ def derivative(x, kind: tl.constexpr):
 
 
 @triton.jit
+def derivative_argument(x, kind: tl.constexpr):
+    """What derivative is told, from the activation's input."""
+    if kind == 8 or kind == 9:
+        return activate(x, kind)
+    else:
+        return x
+
+
+@triton.jit
 def times_derivative(grad_y, d, kind: tl.constexpr):
     """Where torch selects instead of multiplying, infinities of grad_y vanish as in torch."""
     if kind == 1 or kind == 2 or kind == 10 or kind == 11:

@@ -15,7 +15,7 @@ from torchext.ops import OPS
 from torchext.ops._dense import compute_dtype
 from torchext.ops._pool2d import is_channels_last
 
-from ._activation import activate, derivative, times_derivative
+from ._activation import activate, derivative, derivative_argument, times_derivative
 from ._rows import is_large, laid_out_as, offsets, widened
 
 BLOCK = 1024
@@ -70,9 +70,8 @@ def _gated(g, d, scale, shift, residual, at, inside, activation: tl.constexpr):
         u = d * scale + shift
         if residual is not None:
             u += widened(tl.load(residual + at, inside, 0.0))
-        if activation == 8 or activation == 9:  # told from the result of sigmoid and tanh
-            u = activate(u, activation)
-        return times_derivative(g, derivative(u, activation), activation)
+        slope = derivative(derivative_argument(u, activation), activation)
+        return times_derivative(g, slope, activation)
 
 
 @triton.jit

@@ -147,6 +147,13 @@ INLINE V derivative(Activation activation, V x) {
   }
 }
 
+// What derivative() is told, from the activation's input.
+template <class V>
+INLINE V derivative_argument(Activation activation, V x) {
+  const bool of_result = activation == Activation::sigmoid || activation == Activation::tanh;
+  return of_result ? activate(activation, x) : x;
+}
+
 // grad_y * derivative; where torch selects instead of multiplying, infinities and NaN of grad_y
 // vanish as in torch.
 template <class V>

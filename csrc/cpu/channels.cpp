@@ -85,9 +85,8 @@ static void moments(const ChannelMoments& p, int64_t begin, int64_t end) {
 // Out of line: the derivatives are long.
 template <class V>
 static __attribute__((noinline)) V gate_by_call(Activation activation, V g, V u) {
-  const bool of_result = activation == Activation::sigmoid || activation == Activation::tanh;
-  const V at = of_result ? activate(activation, u) : u;
-  return times_derivative(activation, g, derivative(activation, at));
+  const V slope = derivative(activation, derivative_argument(activation, u));
+  return times_derivative(activation, g, slope);
 }
 
 // The vector of g behind its gate; `of` gives an array's values for its lanes.
