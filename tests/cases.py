@@ -97,6 +97,7 @@ INTERPRETED = {
     "one-token",
     "one-matrix",
     "grouped",
+    "bare",
     "tiny",
     "tiny-reversed",
     "tiny-packed",

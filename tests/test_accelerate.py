@@ -267,6 +267,13 @@ def test_patterns(name):
         assert_same(fast(*inputs), model(*inputs))
 
 
+def test_lists_of_parameters_are_no_concern_of_the_users(recwarn):
+    model = settled(nn.LSTM(8, 6))
+    fast = torchext.accelerate(model, torch.randn(5, 3, 8))
+    assert [row["runs"] for row in fast.torchext_report.rows]
+    assert not [one for one in recwarn if "_flat_weights" in str(one.message)]
+
+
 @pytest.mark.parametrize("candidate", range(5))
 def test_every_candidate_is_right(candidate, monkeypatch):
     """Whatever a machine finds the fastest."""
