@@ -4,7 +4,7 @@
 #include "common/stable.h"
 
 // clang-format off
-STABLE_TORCH_LIBRARY(torchext, library) {
+DEFINE_OPS(library) {
   library.def("max_pool2d(Tensor input, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> (Tensor, Tensor)");
   library.def("max_pool2d_inference(Tensor input, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> Tensor");
   library.def("max_pool2d_backward(Tensor grad_y, Tensor offsets, SymInt[2] input_size, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> Tensor");

@@ -9,16 +9,34 @@
 
 namespace torchext {
 
-#if TORCHEXT_LIBRARY_CUDA
+#if TORCHEXT_LIBRARY_CUDA || TORCHEXT_LIBRARY_EMULATOR
 class Context {
  public:
-  explicit Context(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit Context(const Tensor& tensor) : tensor_(tensor) {
+    queue.context = this;
+    queue.allocate = allocate;
+#if TORCHEXT_LIBRARY_CUDA
+    guard_.emplace(tensor.get_device_index());
     static const auto get = find_current_stream();
-    TORCH_ERROR_CODE_CHECK(get(tensor.get_device_index(), &stream));
+    TORCH_ERROR_CODE_CHECK(get(tensor.get_device_index(), &queue.stream));
+#endif
   }
-  void* stream = nullptr;
+  Context(const Context&) = delete;
+  Queue queue;
 
  private:
+  // Torch's allocator keeps to the stream's order: memory may be freed before its work is done.
+  static void* allocate(void* self, int64_t bytes) {
+    auto& context = *static_cast<Context*>(self);
+    const int64_t stride = 1;
+    context.kept_.push_back(
+        empty_strided(context.tensor_, 1, &bytes, &stride, torch::headeronly::ScalarType::Byte));
+    return memory_of(context.kept_.back());
+  }
+
+  const Tensor& tensor_;
+  std::vector<Tensor> kept_;
+#if TORCHEXT_LIBRARY_CUDA
   using GetStream = AOTITorchError (*)(int32_t device, void** stream);
   // A torch without CUDA lacks this symbol: looked up, so that the library itself always loads.
   static GetStream find_current_stream() {
@@ -28,12 +46,13 @@ class Context {
           "torchext: CUDA: got a torch without CUDA, expected one that has the tensor's device");
     return reinterpret_cast<GetStream>(symbol);
   }
-  torch::stable::accelerator::DeviceGuard guard_;
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+#endif
 };
 #else
 struct Context {
   explicit Context(const Tensor&) {}
-  void* stream = nullptr;
+  Queue queue;
 };
 #endif
 

@@ -53,7 +53,7 @@ inline Tensor laid_out_as(const Tensor& like, const Tensor& x) {
   if (std::equal(a.begin(), a.end(), b.begin())) return x;
   if (like.is_contiguous() && x.is_contiguous()) return x;
   Tensor copy = empty_as(like, x.scalar_type());
-  torch::stable::copy_(copy, x);
+  copy_into(copy, x);
   return copy;
 }
 
@@ -120,10 +120,6 @@ inline Tensor statistics_for(const char* op, const char* argument, const Tensor&
   CHECK(statistics.numel() == size, op, ": ", argument, ": got ", statistics.numel(),
         " elements, expected ", size);
   return as_contiguous(statistics);
-}
-
-inline const void* pointer(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? tensor->data_ptr() : nullptr;
 }
 
 }  // namespace torchext

@@ -23,6 +23,14 @@ enum class DType : int32_t { f32, f64, bf16, f16 };
 // The type that kernels compute in.
 PLAIN DType compute_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
+// Where a launch goes: on CUDA a stream, which may be given memory until its work is done. The CPU
+// looks at none of it.
+struct Queue {
+  void* stream = nullptr;
+  void* context = nullptr;
+  void* (*allocate)(void* context, int64_t bytes) = nullptr;
+};
+
 // Strides in elements of an NCHW-indexed tensor, whatever its layout in memory.
 struct Strides {
   int64_t n, c, h, w;

@@ -79,17 +79,19 @@ bool takes_pairs() { return cpu::chosen_isa == cpu::Isa::avx512_bf16; }
   DECLARE_KERNEL(avx2, Parameters)                                              \
   DECLARE_KERNEL(avx512, Parameters)                                            \
   }                                                                             \
-  void launch(const Parameters& p, void*) {                                     \
+  void launch(const Parameters& p, const Queue&) {                              \
     static constexpr void (*kernels[])(const Parameters&, int64_t, int64_t) = { \
         cpu::generic::run, cpu::avx2::run, cpu::avx512::run, cpu::avx512::run}; \
     cpu::parallel(p, kernels[static_cast<int>(cpu::chosen_isa.load())]);        \
   }
 #else
-#define CPU_KERNEL(Parameters)        \
-  namespace cpu {                     \
-  DECLARE_KERNEL(generic, Parameters) \
-  }                                   \
-  void launch(const Parameters& p, void*) { cpu::parallel<Parameters>(p, cpu::generic::run); }
+#define CPU_KERNEL(Parameters)                       \
+  namespace cpu {                                    \
+  DECLARE_KERNEL(generic, Parameters)                \
+  }                                                  \
+  void launch(const Parameters& p, const Queue&) {   \
+    cpu::parallel<Parameters>(p, cpu::generic::run); \
+  }
 #endif
 
 CPU_KERNEL(MaxPool2d)

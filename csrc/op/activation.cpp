@@ -21,9 +21,9 @@ Tensor activation(const Tensor& input, int64_t kind) {
   const Tensor x = densified(input);
   Tensor y = empty_as(x);
   p.count = x.numel();
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
-  if (p.count > 0) launch(p, Context(x).stream);
+  p.x = memory_of(x);
+  p.y = memory_of(y);
+  if (p.count > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -37,19 +37,19 @@ Tensor activation_backward(const Tensor& grad_y, const Tensor& input, int64_t ki
   const Tensor x = densified(input), g = laid_out_as(x, grad_y);
   Tensor grad_x = empty_as(x);
   p.count = x.numel();
-  p.grad_y = g.data_ptr();
-  p.x = x.data_ptr();
-  p.grad_x = grad_x.data_ptr();
-  if (p.count > 0) launch(p, Context(x).stream);
+  p.grad_y = memory_of(g);
+  p.x = memory_of(x);
+  p.grad_x = memory_of(grad_x);
+  if (p.count > 0) launch(p, Context(x).queue);
   return grad_x;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("activation", TORCH_BOX(&activation));
-  library.impl("activation_inference", TORCH_BOX(&activation));
-  library.impl("activation_backward", TORCH_BOX(&activation_backward));
+  library.impl("activation", KERNEL(&activation));
+  library.impl("activation_inference", KERNEL(&activation));
+  library.impl("activation_backward", KERNEL(&activation_backward));
 }
 
 }  // namespace torchext

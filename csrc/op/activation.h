@@ -23,7 +23,7 @@ struct ActivateBackward {
   void* grad_x;
 };
 
-void launch(const Activate& p, void* stream);
-void launch(const ActivateBackward& p, void* stream);
+void launch(const Activate& p, const Queue& queue);
+void launch(const ActivateBackward& p, const Queue& queue);
 
 }  // namespace torchext

@@ -59,7 +59,7 @@ Checked checked(const char* op, const Inputs& in, bool is_causal, std::optional<
   c.scores = q;
   c.scores[-1] = p.Lk;
   set_mask(op, c, in.mask, in.query);
-  p.q = in.query.data_ptr(), p.k = in.key.data_ptr(), p.v = in.value.data_ptr();
+  p.q = memory_of(in.query), p.k = memory_of(in.key), p.v = memory_of(in.value);
   p.q_stride = matrices_of(in.query, c.heads);
   p.k_stride = matrices_of(in.key, c.heads);
   p.v_stride = matrices_of(in.value, c.heads);
@@ -90,10 +90,10 @@ Tensor empty_y(const char* op, const Tensor& query, const Checked& c) {
 void launch_forward(const Tensor& query, const Checked& c, const Tensor& y, void* logsumexp) {
   Attention p{};
   static_cast<AttentionShape&>(p) = c.shape;
-  p.y = y.data_ptr();
+  p.y = memory_of(y);
   p.y_stride = matrices_of(y, c.heads);
   p.logsumexp = logsumexp;
-  if (p.matrices > 0 && p.Lq > 0) launch(p, Context(query).stream);
+  if (p.matrices > 0 && p.Lq > 0) launch(p, Context(query).queue);
 }
 
 std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, con
   const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
   Tensor y = empty_y(op, query, c);
   Tensor logsumexp = empty_dense(op, query, rows_of(sizes_of(query)), false, compute_type(query));
-  launch_forward(query, c, y, logsumexp.data_ptr());
+  launch_forward(query, c, y, memory_of(logsumexp));
   return {y, logsumexp};
 }
 
@@ -136,22 +136,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
       rows_pointer(op, "logsumexp", logsumexp, query, rows_of(sizes_of(query)), dense_logsumexp);
   p.grad_logsumexp = rows_pointer(op, "grad_logsumexp", grad_logsumexp, query,
                                   rows_of(sizes_of(query)), dense_grad);
-  p.grad_y = grad_y.data_ptr(), p.y = y.data_ptr();
+  p.grad_y = memory_of(grad_y), p.y = memory_of(y);
   p.grad_y_stride = matrices_of(grad_y, c.heads), p.y_stride = matrices_of(y, c.heads);
 
   Tensor grad_q = empty_heads(op, query, sizes_of(query));
   Tensor grad_k = empty_heads(op, query, sizes_of(key));
   Tensor grad_v = empty_heads(op, query, sizes_of(value));
-  p.grad_q = grad_q.data_ptr(), p.grad_k = grad_k.data_ptr(), p.grad_v = grad_v.data_ptr();
+  p.grad_q = memory_of(grad_q), p.grad_k = memory_of(grad_k), p.grad_v = memory_of(grad_v);
   p.grad_q_stride = matrices_of(grad_q, c.heads);
   p.grad_k_stride = matrices_of(grad_k, c.heads);
   p.grad_v_stride = matrices_of(grad_v, c.heads);
 
   Tensor grad_mask = mask_gradient(op, p, c, mask, query, mask_grad);
   if (p.matrices > 0) {
-    launch(p, Context(query).stream);
+    launch(p, Context(query).queue);
   } else {
-    torch::stable::zero_(grad_mask);  // of an empty batch; the others are empty
+    fill(grad_mask, 0);  // of an empty batch; the others are empty
   }
   return {grad_q, grad_k, grad_v, grad_mask};
 }
@@ -159,9 +159,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("attention", TORCH_BOX(&attention));
-  library.impl("attention_inference", TORCH_BOX(&attention_inference));
-  library.impl("attention_backward", TORCH_BOX(&attention_backward));
+  library.impl("attention", KERNEL(&attention));
+  library.impl("attention_inference", KERNEL(&attention_inference));
+  library.impl("attention_backward", KERNEL(&attention_backward));
 }
 
 }  // namespace torchext

@@ -63,7 +63,7 @@ PLAIN int64_t matrix_at(const AttentionShape& p, const Matrices& m, int64_t inde
   return at;
 }
 
-void launch(const Attention& p, void* stream);
-void launch(const AttentionBackward& p, void* stream);
+void launch(const Attention& p, const Queue& queue);
+void launch(const AttentionBackward& p, const Queue& queue);
 
 }  // namespace torchext

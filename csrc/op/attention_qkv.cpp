@@ -14,7 +14,8 @@ Matrices packed(const Tensor& qkv) {
 }
 template <class Void>
 Void* third(const Tensor& qkv, int which) {
-  return static_cast<char*>(qkv.data_ptr()) + which * strides_of(qkv)[2] * qkv.element_size();
+  using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
+  return static_cast<Byte*>(memory_of(qkv)) + which * strides_of(qkv)[2] * qkv.element_size();
 }
 
 // Of [B, N, H * D].
@@ -62,10 +63,10 @@ Tensor empty_y(const char* op, const Tensor& qkv, const Checked& c) {
 void launch_forward(const Tensor& qkv, const Checked& c, const Tensor& y, void* logsumexp) {
   Attention p{};
   static_cast<AttentionShape&>(p) = c.shape;
-  p.y = y.data_ptr();
+  p.y = memory_of(y);
   p.y_stride = merged(y, p.D);
   p.logsumexp = logsumexp;
-  if (y.numel() > 0) launch(p, Context(qkv).stream);
+  if (y.numel() > 0) launch(p, Context(qkv).queue);
 }
 
 std::tuple<Tensor, Tensor> attention_qkv(const Tensor& qkv, const std::optional<Tensor>& mask,
@@ -74,7 +75,7 @@ std::tuple<Tensor, Tensor> attention_qkv(const Tensor& qkv, const std::optional<
   const Checked c = checked(op, qkv, mask, is_causal, scale);
   Tensor y = empty_y(op, qkv, c);
   Tensor logsumexp = empty_dense(op, qkv, rows_of(c.scores), false, compute_type(qkv));
-  launch_forward(qkv, c, y, logsumexp.data_ptr());
+  launch_forward(qkv, c, y, memory_of(logsumexp));
   return {y, logsumexp};
 }
 
@@ -105,7 +106,7 @@ std::tuple<Tensor, Tensor> attention_qkv_backward(const Tensor& grad_y,
   const Dims rows = rows_of(c.scores);
   p.logsumexp = rows_pointer(op, "logsumexp", logsumexp, qkv, rows, dense_logsumexp);
   p.grad_logsumexp = rows_pointer(op, "grad_logsumexp", grad_logsumexp, qkv, rows, dense_grad);
-  p.grad_y = grad_y.data_ptr(), p.y = y.data_ptr();
+  p.grad_y = memory_of(grad_y), p.y = memory_of(y);
   p.grad_y_stride = merged(grad_y, p.D), p.y_stride = merged(y, p.D);
   Tensor grad_qkv = empty_dense(op, qkv, sizes_of(qkv), false, qkv.scalar_type());
   p.grad_q = third<void>(grad_qkv, 0), p.grad_k = third<void>(grad_qkv, 1);
@@ -113,9 +114,9 @@ std::tuple<Tensor, Tensor> attention_qkv_backward(const Tensor& grad_y,
   p.grad_q_stride = p.grad_k_stride = p.grad_v_stride = packed(grad_qkv);
   Tensor grad_mask = mask_gradient(op, p, c, mask, qkv, mask_grad);
   if (p.matrices > 0) {
-    launch(p, Context(qkv).stream);
+    launch(p, Context(qkv).queue);
   } else {
-    torch::stable::zero_(grad_mask);  // of an empty batch
+    fill(grad_mask, 0);  // of an empty batch
   }
   return {grad_qkv, grad_mask};
 }
@@ -123,9 +124,9 @@ std::tuple<Tensor, Tensor> attention_qkv_backward(const Tensor& grad_y,
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("attention_qkv", TORCH_BOX(&attention_qkv));
-  library.impl("attention_qkv_inference", TORCH_BOX(&attention_qkv_inference));
-  library.impl("attention_qkv_backward", TORCH_BOX(&attention_qkv_backward));
+  library.impl("attention_qkv", KERNEL(&attention_qkv));
+  library.impl("attention_qkv_inference", KERNEL(&attention_qkv_inference));
+  library.impl("attention_qkv_backward", KERNEL(&attention_qkv_backward));
 }
 
 }  // namespace torchext

@@ -80,7 +80,7 @@ inline void set_mask(const char* op, Checked& c, const std::optional<Tensor>& ma
   CHECK(mask->dim() <= c.scores.rank, op, ": mask: got ", mask->dim(),
         " dimensions, expected at most ", c.scores.rank);
   c.shape.mask_kind = mask_kind(op, *mask, query);
-  c.shape.mask = mask->data_ptr();
+  c.shape.mask = memory_of(*mask);
   const Dims strides = broadcast_strides(op, sizes_of(*mask), strides_of(*mask), c.scores);
   c.shape.mask_stride = matrices_of(c.scores, strides, c.heads);
 }
@@ -93,7 +93,7 @@ inline Tensor mask_gradient(const char* op, AttentionBackward& p, const Checked&
   const int64_t none = 0;
   if (!wanted) return empty_dense(op, query, Dims(&none, 1), false, query.scalar_type());
   Tensor grad = empty_dense(op, *mask, sizes_of(*mask), false, mask->scalar_type());
-  p.grad_mask = grad.data_ptr();
+  p.grad_mask = memory_of(grad);
   p.grad_mask_stride = matrices_of(
       c.scores, broadcast_strides(op, sizes_of(*mask), strides_of(grad), c.scores), c.heads);
   return grad;
@@ -108,7 +108,7 @@ inline const void* rows_pointer(const char* op, const char* argument, const Tens
         torch::headeronly::toString(compute_type(query)));
   check_sizes(op, argument, sizes_of(tensor), sizes);
   dense = torch::stable::contiguous(tensor);
-  return dense.data_ptr();
+  return memory_of(dense);
 }
 
 }  // namespace torchext

@@ -29,11 +29,11 @@ Tensor avg_pool2d(const Tensor& x, const IntList& kernel_size, const IntList& st
   p.divisor_override = checked_divisor(op, divisor_override);
   Tensor y = empty_dense(op, x, with_spatial_size(sizes_of(x), p.OH, p.OW), is_channels_last(x),
                          x.scalar_type());
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
+  p.x = memory_of(x);
+  p.y = memory_of(y);
   p.x_stride = nchw_strides(x);
   p.y_stride = nchw_strides(y);
-  if (p.N > 0) launch(p, Context(x).stream);
+  if (p.N > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -56,11 +56,11 @@ Tensor avg_pool2d_backward(const Tensor& grad_y, const IntList& input_size, bool
   p.divisor_override = checked_divisor(op, divisor_override);
   Tensor grad_x =
       empty_dense(op, grad_y, x_sizes, channels_last && sizes.rank == 4, grad_y.scalar_type());
-  p.grad_y = grad_y.data_ptr();
-  p.grad_x = grad_x.data_ptr();
+  p.grad_y = memory_of(grad_y);
+  p.grad_x = memory_of(grad_x);
   p.grad_y_stride = nchw_strides(grad_y);
   p.grad_x_stride = nchw_strides(grad_x);
-  if (p.N > 0) launch(p, Context(grad_y).stream);
+  if (p.N > 0) launch(p, Context(grad_y).queue);
   return grad_x;
 }
 
@@ -74,11 +74,11 @@ Tensor adaptive_avg_pool2d(const Tensor& x, const IntList& output_size) {
   p.adaptive = true;
   Tensor y = empty_dense(op, x, with_spatial_size(sizes_of(x), p.OH, p.OW), is_channels_last(x),
                          x.scalar_type());
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
+  p.x = memory_of(x);
+  p.y = memory_of(y);
   p.x_stride = nchw_strides(x);
   p.y_stride = nchw_strides(y);
-  if (p.N > 0 && p.OH > 0 && p.OW > 0) launch(p, Context(x).stream);
+  if (p.N > 0 && p.OH > 0 && p.OW > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -97,23 +97,23 @@ Tensor adaptive_avg_pool2d_backward(const Tensor& grad_y, const IntList& input_s
   p.adaptive = true;
   Tensor grad_x =
       empty_dense(op, grad_y, x_sizes, channels_last && sizes.rank == 4, grad_y.scalar_type());
-  p.grad_y = grad_y.data_ptr();
-  p.grad_x = grad_x.data_ptr();
+  p.grad_y = memory_of(grad_y);
+  p.grad_x = memory_of(grad_x);
   p.grad_y_stride = nchw_strides(grad_y);
   p.grad_x_stride = nchw_strides(grad_x);
-  if (p.N > 0) launch(p, Context(grad_y).stream);  // with no outputs, it writes zeros
+  if (p.N > 0) launch(p, Context(grad_y).queue);  // with no outputs, it writes zeros
   return grad_x;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("avg_pool2d", TORCH_BOX(&avg_pool2d));
-  library.impl("avg_pool2d_inference", TORCH_BOX(&avg_pool2d));
-  library.impl("avg_pool2d_backward", TORCH_BOX(&avg_pool2d_backward));
-  library.impl("adaptive_avg_pool2d", TORCH_BOX(&adaptive_avg_pool2d));
-  library.impl("adaptive_avg_pool2d_inference", TORCH_BOX(&adaptive_avg_pool2d));
-  library.impl("adaptive_avg_pool2d_backward", TORCH_BOX(&adaptive_avg_pool2d_backward));
+  library.impl("avg_pool2d", KERNEL(&avg_pool2d));
+  library.impl("avg_pool2d_inference", KERNEL(&avg_pool2d));
+  library.impl("avg_pool2d_backward", KERNEL(&avg_pool2d_backward));
+  library.impl("adaptive_avg_pool2d", KERNEL(&adaptive_avg_pool2d));
+  library.impl("adaptive_avg_pool2d_inference", KERNEL(&adaptive_avg_pool2d));
+  library.impl("adaptive_avg_pool2d_backward", KERNEL(&adaptive_avg_pool2d_backward));
 }
 
 }  // namespace torchext

@@ -51,7 +51,7 @@ PLAIN int64_t divisor_of(const P& p, const Span& rows, const Span& columns) {
   return p.divisor_override != 0 ? p.divisor_override : rows.counted * columns.counted;
 }
 
-void launch(const AvgPool2d& p, void* stream);
-void launch(const AvgPool2dBackward& p, void* stream);
+void launch(const AvgPool2d& p, const Queue& queue);
+void launch(const AvgPool2dBackward& p, const Queue& queue);
 
 }  // namespace torchext

@@ -20,7 +20,7 @@ Tensor run(const char* op, const Tensor* grad_loss, const Tensor& input, const T
   const auto laid_out = [&](const char* argument, const Tensor& tensor) {
     check_like(op, argument, tensor, input);
     kept.push_back(laid_out_as(x, tensor));
-    return static_cast<const void*>(kept.back().data_ptr());
+    return static_cast<const void*>(memory_of(kept.back()));
   };
   p.target = laid_out("target", target);
   if (weight.has_value()) p.weight = laid_out("weight", *weight);
@@ -29,9 +29,9 @@ Tensor run(const char* op, const Tensor* grad_loss, const Tensor& input, const T
   Tensor y = empty_as(x);
   p.count = x.numel();
   p.logits = logits;
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
-  if (p.count > 0) launch(p, Context(x).stream);
+  p.x = memory_of(x);
+  p.y = memory_of(y);
+  if (p.count > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -50,9 +50,9 @@ Tensor binary_cross_entropy_backward(const Tensor& grad_loss, const Tensor& inpu
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("binary_cross_entropy", TORCH_BOX(&binary_cross_entropy));
-  library.impl("binary_cross_entropy_inference", TORCH_BOX(&binary_cross_entropy));
-  library.impl("binary_cross_entropy_backward", TORCH_BOX(&binary_cross_entropy_backward));
+  library.impl("binary_cross_entropy", KERNEL(&binary_cross_entropy));
+  library.impl("binary_cross_entropy_inference", KERNEL(&binary_cross_entropy));
+  library.impl("binary_cross_entropy_backward", KERNEL(&binary_cross_entropy_backward));
 }
 
 }  // namespace torchext

@@ -18,6 +18,6 @@ struct BinaryCrossEntropy {
   void* y;
 };
 
-void launch(const BinaryCrossEntropy& p, void* stream);
+void launch(const BinaryCrossEntropy& p, const Queue& queue);
 
 }  // namespace torchext

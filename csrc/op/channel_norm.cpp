@@ -46,13 +46,13 @@ Result normalized(ChannelNorm& p, const char* op, const Tensor& input, const Opt
     return p.groups ? empty_contiguous(x, sizes, 2, type) : empty_vector(x, p.C, type);
   };
   Result result{empty_as(x), statistics(), statistics()};
-  p.x = x.data_ptr();
-  p.weight = pointer(w);
-  p.bias = pointer(b);
-  p.y = result.y.data_ptr();
-  p.mean = result.mean.data_ptr();
-  p.rstd = result.rstd.data_ptr();
-  launch(p, Context(x).stream);  // of an empty batch, it writes the statistics
+  p.x = memory_of(x);
+  p.weight = memory_of(w);
+  p.bias = memory_of(b);
+  p.y = memory_of(result.y);
+  p.mean = memory_of(result.mean);
+  p.rstd = memory_of(result.rstd);
+  launch(p, Context(x).queue);  // of an empty batch, it writes the statistics
   return result;
 }
 
@@ -93,15 +93,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm(
   const auto var = weight_for(op, "running_var", input, running_var, p.C);
   p.training = training;
   p.momentum = momentum;
-  p.running_mean = pointer(mean);
-  p.running_var = pointer(var);
+  p.running_mean = memory_of(mean);
+  p.running_var = memory_of(var);
   const bool updates = training && mean.has_value();
   const int64_t size = updates ? p.C : 0;
   Tensor new_mean = empty_vector(input, size, compute_type(input));
   Tensor new_var = empty_vector(input, size, compute_type(input));
   if (updates) {
-    p.new_running_mean = new_mean.data_ptr();
-    p.new_running_var = new_var.data_ptr();
+    p.new_running_mean = memory_of(new_mean);
+    p.new_running_var = memory_of(new_var);
   }
   const Result result = normalized(p, op, input, weight, bias);
   return {result.y, result.mean, result.rstd, new_mean, new_var};
@@ -129,17 +129,17 @@ Gradients gradients(ChannelNormBackward& p, const char* op, const Tensor& grad_y
   const int64_t weights = of_weights ? p.C : 0;
   Tensor grad_weight = empty_vector(x, weights, compute_type(x));
   Tensor grad_bias = empty_vector(x, weights, compute_type(x));
-  p.grad_y = g.data_ptr();
-  p.x = x.data_ptr();
-  p.mean = m.data_ptr();
-  p.rstd = r.data_ptr();
-  p.weight = pointer(w);
-  p.grad_x = grad_x.data_ptr();
+  p.grad_y = memory_of(g);
+  p.x = memory_of(x);
+  p.mean = memory_of(m);
+  p.rstd = memory_of(r);
+  p.weight = memory_of(w);
+  p.grad_x = memory_of(grad_x);
   if (of_weights) {
-    p.grad_weight = grad_weight.data_ptr();
-    p.grad_bias = grad_bias.data_ptr();
+    p.grad_weight = memory_of(grad_weight);
+    p.grad_bias = memory_of(grad_bias);
   }
-  launch(p, Context(x).stream);  // of an empty batch, it writes zeros
+  launch(p, Context(x).queue);  // of an empty batch, it writes zeros
   return {grad_x, grad_weight, grad_bias};
 }
 
@@ -168,12 +168,12 @@ Gradients batch_norm_backward(const Tensor& grad_y, const Tensor& input, const T
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("group_norm", TORCH_BOX(&group_norm));
-  library.impl("group_norm_inference", TORCH_BOX(&group_norm_inference));
-  library.impl("group_norm_backward", TORCH_BOX(&group_norm_backward));
-  library.impl("batch_norm", TORCH_BOX(&batch_norm));
-  library.impl("batch_norm_inference", TORCH_BOX(&batch_norm_inference));
-  library.impl("batch_norm_backward", TORCH_BOX(&batch_norm_backward));
+  library.impl("group_norm", KERNEL(&group_norm));
+  library.impl("group_norm_inference", KERNEL(&group_norm_inference));
+  library.impl("group_norm_backward", KERNEL(&group_norm_backward));
+  library.impl("batch_norm", KERNEL(&batch_norm));
+  library.impl("batch_norm_inference", KERNEL(&batch_norm_inference));
+  library.impl("batch_norm_backward", KERNEL(&batch_norm_backward));
 }
 
 }  // namespace torchext

@@ -43,7 +43,7 @@ struct ChannelNormBackward : Channels {
   void* grad_residual;
 };
 
-void launch(const ChannelNorm& p, void* stream);
-void launch(const ChannelNormBackward& p, void* stream);
+void launch(const ChannelNorm& p, const Queue& queue);
+void launch(const ChannelNormBackward& p, const Queue& queue);
 
 }  // namespace torchext

@@ -15,7 +15,7 @@ Tensor finish(const char* op, P& p, const Tensor& x, const std::optional<Tensor>
   p.bias = bias_of(op, bias, p.O, x, dense_bias);
   set_residual(op, p, residual, x);
   Tensor y = set_result(op, p, x, channels_last);
-  if (y.numel() > 0) launch(p, Context(x).stream);
+  if (y.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -38,7 +38,7 @@ Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weigh
                               {stride, padding, dilation, groups}, activation);
   const int64_t taps = mul(op, "panels", p.h.kernel, p.w.kernel);
   const Tensor dense = panels_of(op, panels, x, p, taps, &p.pairs);
-  p.panels = dense.data_ptr();
+  p.panels = memory_of(dense);
   return finish(op, p, x, bias, residual, x.dim() == 4);
 }
 
@@ -52,7 +52,7 @@ Tensor conv2d_winograd(const Tensor& x, const Tensor& panels, int64_t out_channe
   const int64_t size[] = {out_channels, x.size(1), 3, 3};
   Conv2dWinograd p{convolution_over(op, x, Dims(size, 4), {one, padding, one, 1}, activation)};
   const Tensor dense = panels_of(op, panels, x, p, kWinogradPoints);
-  p.panels = dense.data_ptr();
+  p.panels = memory_of(dense);
   return finish(op, p, x, bias, residual, true);
 }
 
@@ -66,7 +66,7 @@ void set_gate(const char* op, P& p, const std::optional<Tensor>& y, const Tensor
         ", expected none, relu or relu6, whose derivative y tells");
   check_companion(op, "y", *y, grad_y);
   check_shape(op, "y", sizes_of(*y), sizes_of(grad_y));
-  p.y = y->data_ptr();
+  p.y = memory_of(*y);
   p.y_stride = nchw_strides(*y);
 }
 
@@ -92,13 +92,13 @@ Tensor conv2d_backward_input(const Tensor& grad_y, const std::optional<Tensor>& 
   set_gate(op, p, y, grad_y, activation);
   Tensor grad_x =
       empty_dense(op, grad_y, x_sizes, channels_last && sizes.rank == 4, grad_y.scalar_type());
-  p.grad_y = grad_y.data_ptr();
-  p.weight = weight.data_ptr();
-  p.grad_x = grad_x.data_ptr();
+  p.grad_y = memory_of(grad_y);
+  p.weight = memory_of(weight);
+  p.grad_x = memory_of(grad_x);
   p.grad_y_stride = nchw_strides(grad_y);
   p.w_stride = weight_strides(weight);
   p.grad_x_stride = nchw_strides(grad_x);
-  if (grad_x.numel() > 0) launch(p, Context(grad_y).stream);
+  if (grad_x.numel() > 0) launch(p, Context(grad_y).queue);
   return grad_x;
 }
 
@@ -130,14 +130,14 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(const Tensor& grad_y,
   Tensor grad_weight = empty_dense(op, grad_y, w_sizes, channels_last, grad_y.scalar_type());
   Tensor grad_bias =
       empty_dense(op, grad_y, vector_of(of_bias ? p.O : 0), false, grad_y.scalar_type());
-  p.grad_y = grad_y.data_ptr();
-  p.x = x.data_ptr();
-  p.grad_weight = grad_weight.data_ptr();
-  p.grad_bias = of_bias ? grad_bias.data_ptr() : nullptr;
+  p.grad_y = memory_of(grad_y);
+  p.x = memory_of(x);
+  p.grad_weight = memory_of(grad_weight);
+  p.grad_bias = memory_of(of_bias ? &grad_bias : nullptr);
   p.grad_y_stride = nchw_strides(grad_y);
   p.x_stride = nchw_strides(x);
   p.w_stride = weight_strides(grad_weight);
-  launch(p, Context(grad_y).stream);  // of an empty batch: zeros
+  launch(p, Context(grad_y).queue);  // of an empty batch: zeros
   return {grad_weight, grad_bias};
 }
 
@@ -189,27 +189,27 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const std::option
   std::optional<Tensor> dense_bias;
   p.bias = bias_of(op, bias, p.C, x, dense_bias);
   Tensor y = empty_dense(op, x, y_sizes, output_is_channels_last(x, weight), x.scalar_type());
-  p.grad_y = x.data_ptr();
-  p.weight = weight.data_ptr();
-  p.grad_x = y.data_ptr();
+  p.grad_y = memory_of(x);
+  p.weight = memory_of(weight);
+  p.grad_x = memory_of(y);
   p.grad_y_stride = nchw_strides(x);
   p.w_stride = weight_strides(weight);
   p.grad_x_stride = nchw_strides(y);
-  if (y.numel() > 0) launch(p, Context(x).stream);
+  if (y.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("conv2d", TORCH_BOX(&conv2d));
-  library.impl("conv2d_inference", TORCH_BOX(&conv2d));
-  library.impl("conv2d_packed_inference", TORCH_BOX(&conv2d_packed));
-  library.impl("conv2d_winograd_inference", TORCH_BOX(&conv2d_winograd));
-  library.impl("conv2d_backward_input", TORCH_BOX(&conv2d_backward_input));
-  library.impl("conv2d_backward_weight", TORCH_BOX(&conv2d_backward_weight));
-  library.impl("conv_transpose2d", TORCH_BOX(&conv_transpose2d));
-  library.impl("conv_transpose2d_inference", TORCH_BOX(&conv_transpose2d));
+  library.impl("conv2d", KERNEL(&conv2d));
+  library.impl("conv2d_inference", KERNEL(&conv2d));
+  library.impl("conv2d_packed_inference", KERNEL(&conv2d_packed));
+  library.impl("conv2d_winograd_inference", KERNEL(&conv2d_winograd));
+  library.impl("conv2d_backward_input", KERNEL(&conv2d_backward_input));
+  library.impl("conv2d_backward_weight", KERNEL(&conv2d_backward_weight));
+  library.impl("conv_transpose2d", KERNEL(&conv_transpose2d));
+  library.impl("conv_transpose2d_inference", KERNEL(&conv_transpose2d));
 }
 
 }  // namespace torchext

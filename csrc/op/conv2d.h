@@ -46,9 +46,9 @@ struct Conv2dBackwardWeight : Conv2dShape {
 
 bool takes_pairs();  // whether this device's products can be of such panels
 
-void launch(const Conv2d& p, void* stream);
-void launch(const Conv2dWinograd& p, void* stream);
-void launch(const Conv2dBackwardInput& p, void* stream);
-void launch(const Conv2dBackwardWeight& p, void* stream);
+void launch(const Conv2d& p, const Queue& queue);
+void launch(const Conv2dWinograd& p, const Queue& queue);
+void launch(const Conv2dBackwardInput& p, const Queue& queue);
+void launch(const Conv2dBackwardWeight& p, const Queue& queue);
 
 }  // namespace torchext

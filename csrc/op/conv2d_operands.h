@@ -22,7 +22,7 @@ inline const void* bias_of(const char* op, const std::optional<Tensor>& bias, in
   check_companion(op, "bias", *bias, first);
   check_shape(op, "bias", sizes_of(*bias), vector_of(size));
   dense = torch::stable::contiguous(*bias);
-  return dense->data_ptr();
+  return memory_of(*dense);
 }
 
 inline bool output_is_channels_last(const Tensor& x, const Tensor& weight) {
@@ -38,7 +38,7 @@ inline Conv2d convolution_over(const char* op, const Tensor& x, const Dims& weig
   static_cast<Conv2dShape&>(p) = make_conv2d(op, sizes_of(x), weight, arguments);
   p.dtype = floating_dtype(op, "input", x);
   p.activation = activation_of(op, activation);
-  p.x = x.data_ptr();
+  p.x = memory_of(x);
   p.x_stride = nchw_strides(x);
   return p;
 }
@@ -47,7 +47,7 @@ inline Conv2d convolution_of(const char* op, const Tensor& x, const Tensor& weig
   check_tensor(op, "input", x);
   check_companion(op, "weight", weight, x);
   Conv2d p = convolution_over(op, x, sizes_of(weight), arguments, activation);
-  p.weight = weight.data_ptr();
+  p.weight = memory_of(weight);
   p.w_stride = nchw_strides(weight);
   return p;
 }
@@ -84,14 +84,14 @@ inline void set_residual(const char* op, Conv2d& p, const std::optional<Tensor>&
   if (!residual.has_value()) return;
   check_companion(op, "residual", *residual, x);
   check_shape(op, "residual", sizes_of(*residual), conv_output_sizes(sizes_of(x), p));
-  p.residual = residual->data_ptr();
+  p.residual = memory_of(*residual);
   p.residual_stride = nchw_strides(*residual);
 }
 
 // A fresh result for the convolution.
 inline Tensor set_result(const char* op, Conv2d& p, const Tensor& x, bool channels_last) {
   Tensor y = empty_dense(op, x, conv_output_sizes(sizes_of(x), p), channels_last, x.scalar_type());
-  p.y = y.data_ptr();
+  p.y = memory_of(y);
   p.y_stride = nchw_strides(y);
   return y;
 }

@@ -58,18 +58,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> conv_bn_act(
   p.norm.eps = eps;
   p.norm.training = training;
   p.norm.momentum = momentum;
-  p.norm.x = z.data_ptr();
-  p.norm.weight = pointer(norm.gamma), p.norm.bias = pointer(norm.beta);
-  p.norm.running_mean = pointer(norm.mean), p.norm.running_var = pointer(norm.var);
-  p.norm.residual = pointer(dense_residual);
+  p.norm.x = memory_of(z);
+  p.norm.weight = memory_of(norm.gamma), p.norm.bias = memory_of(norm.beta);
+  p.norm.running_mean = memory_of(norm.mean), p.norm.running_var = memory_of(norm.var);
+  p.norm.residual = memory_of(dense_residual);
   p.norm.activation = activation_of(op, activation);
-  p.norm.y = y.data_ptr();
-  p.norm.mean = mean.data_ptr(), p.norm.rstd = rstd.data_ptr();
+  p.norm.y = memory_of(y);
+  p.norm.mean = memory_of(mean), p.norm.rstd = memory_of(rstd);
   if (updated > 0) {
-    p.norm.new_running_mean = new_mean.data_ptr();
-    p.norm.new_running_var = new_var.data_ptr();
+    p.norm.new_running_mean = memory_of(new_mean);
+    p.norm.new_running_var = memory_of(new_var);
   }
-  launch(p, Context(x).stream);  // of an empty batch, it writes the statistics
+  launch(p, Context(x).queue);  // of an empty batch, it writes the statistics
   return {y, z, mean, rstd, new_mean, new_var};
 }
 
@@ -94,8 +94,8 @@ Tensor conv_bn_act_inference(const Tensor& x, const Tensor& weight, const Option
   dense_bias = weight_for(op, "bias", x, dense_bias, p.conv.O);
   set_residual(op, p.conv, residual, x);
   Tensor y = set_result(op, p.conv, x, output_is_channels_last(x, weight));
-  p.norm = norm.running(eps, pointer(dense_bias));
-  if (y.numel() > 0) launch(p, Context(x).stream);
+  p.norm = norm.running(eps, memory_of(dense_bias));
+  if (y.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -131,22 +131,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_bn_act_backward(
   Tensor grad_residual = of_residual ? empty_as(z) : empty_vector(z, 0, z.scalar_type());
   Tensor grad_gamma = empty_vector(z, p.C, compute_type(z));
   Tensor grad_beta = empty_vector(z, p.C, compute_type(z));
-  p.grad_y = g.data_ptr(), p.x = z.data_ptr();
-  p.mean = m.data_ptr(), p.rstd = r.data_ptr();
-  p.weight = pointer(w), p.bias = pointer(b), p.residual = pointer(s);
-  p.grad_x = grad_z.data_ptr();
-  p.grad_weight = grad_gamma.data_ptr(), p.grad_bias = grad_beta.data_ptr();
-  p.grad_residual = of_residual ? grad_residual.data_ptr() : nullptr;
-  launch(p, Context(z).stream);  // of an empty batch, it writes zeros
+  p.grad_y = memory_of(g), p.x = memory_of(z);
+  p.mean = memory_of(m), p.rstd = memory_of(r);
+  p.weight = memory_of(w), p.bias = memory_of(b), p.residual = memory_of(s);
+  p.grad_x = memory_of(grad_z);
+  p.grad_weight = memory_of(grad_gamma), p.grad_bias = memory_of(grad_beta);
+  p.grad_residual = memory_of(of_residual ? &grad_residual : nullptr);
+  launch(p, Context(z).queue);  // of an empty batch, it writes zeros
   return {grad_z, grad_residual, grad_gamma, grad_beta};
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("conv_bn_act", TORCH_BOX(&conv_bn_act));
-  library.impl("conv_bn_act_inference", TORCH_BOX(&conv_bn_act_inference));
-  library.impl("conv_bn_act_backward", TORCH_BOX(&conv_bn_act_backward));
+  library.impl("conv_bn_act", KERNEL(&conv_bn_act));
+  library.impl("conv_bn_act_inference", KERNEL(&conv_bn_act_inference));
+  library.impl("conv_bn_act_backward", KERNEL(&conv_bn_act_backward));
 }
 
 }  // namespace torchext

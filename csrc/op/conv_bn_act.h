@@ -26,7 +26,7 @@ struct ConvBnAct {
   ChannelNorm norm;
 };
 
-void launch(const ConvBnActInference& p, void* stream);
-void launch(const ConvBnAct& p, void* stream);
+void launch(const ConvBnActInference& p, const Queue& queue);
+void launch(const ConvBnAct& p, const Queue& queue);
 
 }  // namespace torchext

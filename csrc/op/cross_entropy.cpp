@@ -44,12 +44,12 @@ Arguments check_arguments(CrossEntropy& p, const char* op, const Tensor& input,
   }
   Arguments a{as_contiguous(input), as_contiguous(target),
               weight_for(op, "weight", input, weight, p.classes)};
-  p.x = a.x.data_ptr();
-  p.weight = pointer(a.weight);
+  p.x = memory_of(a.x);
+  p.weight = memory_of(a.weight);
   p.ignore_index = ignore_index;
   p.label_smoothing = label_smoothing;
-  if (classes) p.target = static_cast<const int64_t*>(a.target.data_ptr());
-  if (!classes) p.probabilities = a.target.data_ptr();
+  if (classes) p.target = memory_of(a.target);
+  if (!classes) p.probabilities = memory_of(a.target);
   for (int64_t i = 0; classes && i < p.outer * p.inner; ++i) {
     CHECK(p.target[i] == ignore_index || (p.target[i] >= 0 && p.target[i] < p.classes), op,
           ": target: got class ", p.target[i], ", expected 0 to ", p.classes - 1,
@@ -87,9 +87,9 @@ double total_weight(const CrossEntropy& p) {
 
 void set_number(Tensor& tensor, double value) {
   if (tensor.scalar_type() == ScalarType::Double) {
-    *static_cast<double*>(tensor.data_ptr()) = value;
+    *static_cast<double*>(memory_of(tensor)) = value;
   } else {
-    *static_cast<float*>(tensor.data_ptr()) = static_cast<float>(value);
+    *static_cast<float*>(memory_of(tensor)) = static_cast<float>(value);
   }
 }
 
@@ -115,10 +115,10 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& input, const Tens
   Tensor loss = empty_contiguous(a.x, sizes.data(), sizes.size(), type);
   Tensor lse = empty_contiguous(a.x, sizes.data(), sizes.size(), type);
   Tensor total = empty_leading(a.x, 0, type);
-  p.loss = loss.data_ptr();
-  p.lse = lse.data_ptr();
+  p.loss = memory_of(loss);
+  p.lse = memory_of(lse);
   const int64_t items = p.outer * p.inner;
-  if (items > 0) launch(p, Context(a.x).stream);
+  if (items > 0) launch(p, Context(a.x).queue);
   const double divisor = total_weight(p);
   set_number(total, divisor);
   if (reduction != kNone) {
@@ -156,27 +156,27 @@ Tensor cross_entropy_backward(const Tensor& grad_loss, const Tensor& input, cons
   const ScalarType type = compute_type(input);
   Tensor g = as_contiguous(torch::stable::to(grad_loss, type));
   if (reduction != kNone) {
-    double one = sum_of(p.dtype, g.data_ptr(), 1);
-    if (reduction == kMean) one /= sum_of(p.dtype, total.data_ptr(), 1);
+    double one = sum_of(p.dtype, memory_of(g), 1);
+    if (reduction == kMean) one /= sum_of(p.dtype, memory_of(total), 1);
     g = empty_vector(a.x, items, type);
-    torch::stable::fill_(g, one);
+    fill(g, one);
   }
   Tensor grad_x = empty_as(a.x);
   p.weights = 0;
   for (int64_t c = 0; c < p.classes; ++c) p.weights += weight_of(p, c);
-  p.lse = l.data_ptr();
-  p.grad_loss = g.data_ptr();
-  p.grad_x = grad_x.data_ptr();
-  if (items > 0) launch(p, Context(a.x).stream);
+  p.lse = memory_of(l);
+  p.grad_loss = memory_of(g);
+  p.grad_x = memory_of(grad_x);
+  if (items > 0) launch(p, Context(a.x).queue);
   return grad_x;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("cross_entropy", TORCH_BOX(&cross_entropy));
-  library.impl("cross_entropy_inference", TORCH_BOX(&cross_entropy_inference));
-  library.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
+  library.impl("cross_entropy", KERNEL(&cross_entropy));
+  library.impl("cross_entropy_inference", KERNEL(&cross_entropy_inference));
+  library.impl("cross_entropy_backward", KERNEL(&cross_entropy_backward));
 }
 
 }  // namespace torchext

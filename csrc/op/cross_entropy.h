@@ -30,7 +30,7 @@ struct CrossEntropyBackward : CrossEntropy {
   void* grad_x;
 };
 
-void launch(const CrossEntropyForward& p, void* stream);
-void launch(const CrossEntropyBackward& p, void* stream);
+void launch(const CrossEntropyForward& p, const Queue& queue);
+void launch(const CrossEntropyBackward& p, const Queue& queue);
 
 }  // namespace torchext

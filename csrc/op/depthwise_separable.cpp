@@ -44,9 +44,9 @@ Tensor block(const char* op, const Tensor& x, const Tensor& weight, const Norm& 
   set_residual(op, to, residual, x);
   const bool channels_last = output_is_channels_last(x, weight) || weight_is_channels_last;
   Tensor y = empty_dense(op, x, conv_output_sizes(sizes_of(x), to), channels_last, x.scalar_type());
-  to.y = y.data_ptr();
+  to.y = memory_of(y);
   to.y_stride = nchw_strides(y);
-  if (y.numel() > 0) launch(p, Context(x).stream);
+  if (y.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -71,7 +71,7 @@ Tensor depthwise_separable(const Tensor& x, const Tensor& weight, const Optional
     const Dims sizes = sizes_of(pointwise);
     CHECK(sizes.rank == 4 && sizes[0] > 0 && sizes[1] == channels && sizes[2] == 1 && sizes[3] == 1,
           op, ": pointwise_weight: got shape ", sizes, ", expected (O, ", channels, ", 1, 1)");
-    to.weight = pointwise.data_ptr();
+    to.weight = memory_of(pointwise);
     to.w_stride = nchw_strides(pointwise);
     return is_channels_last(pointwise);
   };
@@ -95,7 +95,7 @@ Tensor depthwise_separable_packed(const Tensor& x, const Tensor& weight, const O
   Optional dense;
   const auto set_weight = [&](Conv2d& to) {
     dense = panels_of(op, panels, x, to, 1);
-    to.panels = dense->data_ptr();
+    to.panels = memory_of(*dense);
     return true;
   };
   return block(op, x, weight, {gamma, beta, mean, var, eps}, out_channels, set_weight,
@@ -107,8 +107,8 @@ Tensor depthwise_separable_packed(const Tensor& x, const Tensor& weight, const O
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("depthwise_separable_inference", TORCH_BOX(&depthwise_separable));
-  library.impl("depthwise_separable_packed_inference", TORCH_BOX(&depthwise_separable_packed));
+  library.impl("depthwise_separable_inference", KERNEL(&depthwise_separable));
+  library.impl("depthwise_separable_packed_inference", KERNEL(&depthwise_separable_packed));
 }
 
 }  // namespace torchext

@@ -13,6 +13,6 @@ struct DepthwiseSeparable {
   RunningNorm pointwise_norm;
 };
 
-void launch(const DepthwiseSeparable& p, void* stream);
+void launch(const DepthwiseSeparable& p, const Queue& queue);
 
 }  // namespace torchext

@@ -20,17 +20,17 @@ Tensor dropout(const Tensor& input, double probability, int64_t seed, bool scale
   p.threshold = static_cast<uint64_t>(std::llround(probability * 4294967296.0));
   p.scale = scaled && probability < 1 ? 1 / (1 - probability) : 1;
   p.seed = static_cast<uint64_t>(seed);
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
-  if (p.count > 0) launch(p, Context(x).stream);
+  p.x = memory_of(x);
+  p.y = memory_of(y);
+  if (p.count > 0) launch(p, Context(x).queue);
   return y;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("dropout", TORCH_BOX(&dropout));
-  library.impl("dropout_inference", TORCH_BOX(&dropout));
+  library.impl("dropout", KERNEL(&dropout));
+  library.impl("dropout_inference", KERNEL(&dropout));
 }
 
 }  // namespace torchext

@@ -17,6 +17,6 @@ struct Dropout {
   void* y;
 };
 
-void launch(const Dropout& p, void* stream);
+void launch(const Dropout& p, const Queue& queue);
 
 }  // namespace torchext

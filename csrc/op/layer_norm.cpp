@@ -36,19 +36,19 @@ Normalized normalize(const char* op, const Tensor& input, const Tensor* residual
     check_like(op, "residual", *residual, input);
     other = as_contiguous(*residual);
     result.sum = empty_as(x);
-    p.residual = other.data_ptr();
-    p.sum = result.sum.data_ptr();
+    p.residual = memory_of(other);
+    p.sum = memory_of(result.sum);
   }
   p.rows = x.numel() / size;
   p.size = size;
   p.eps = eps;
-  p.x = x.data_ptr();
-  p.weight = pointer(w);
-  p.bias = pointer(b);
-  p.y = result.y.data_ptr();
-  p.mean = result.mean.data_ptr();
-  p.rstd = result.rstd.data_ptr();
-  if (p.rows > 0) launch(p, Context(x).stream);
+  p.x = memory_of(x);
+  p.weight = memory_of(w);
+  p.bias = memory_of(b);
+  p.y = memory_of(result.y);
+  p.mean = memory_of(result.mean);
+  p.rstd = memory_of(result.rstd);
+  if (p.rows > 0) launch(p, Context(x).queue);
   return result;
 }
 
@@ -100,27 +100,27 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(const Tensor& grad_y, con
   const LayerNormBackward p{dtype,
                             rows,
                             size,
-                            g.data_ptr(),
-                            x.data_ptr(),
-                            m.data_ptr(),
-                            r.data_ptr(),
-                            pointer(w),
-                            grad_x.data_ptr(),
-                            of_weights ? grad_weight.data_ptr() : nullptr,
-                            of_weights ? grad_bias.data_ptr() : nullptr};
+                            memory_of(g),
+                            memory_of(x),
+                            memory_of(m),
+                            memory_of(r),
+                            memory_of(w),
+                            memory_of(grad_x),
+                            memory_of(of_weights ? &grad_weight : nullptr),
+                            memory_of(of_weights ? &grad_bias : nullptr)};
   const Context context(x);
-  if (rows > 0 || of_weights) launch(p, context.stream);  // without rows, it writes zeros
+  if (rows > 0 || of_weights) launch(p, context.queue);  // without rows, it writes zeros
   return {grad_x, grad_weight, grad_bias};
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("layer_norm", TORCH_BOX(&layer_norm));
-  library.impl("layer_norm_inference", TORCH_BOX(&layer_norm_inference));
-  library.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));
-  library.impl("add_layer_norm", TORCH_BOX(&add_layer_norm));
-  library.impl("add_layer_norm_inference", TORCH_BOX(&add_layer_norm_inference));
+  library.impl("layer_norm", KERNEL(&layer_norm));
+  library.impl("layer_norm_inference", KERNEL(&layer_norm_inference));
+  library.impl("layer_norm_backward", KERNEL(&layer_norm_backward));
+  library.impl("add_layer_norm", KERNEL(&add_layer_norm));
+  library.impl("add_layer_norm_inference", KERNEL(&add_layer_norm_inference));
 }
 
 }  // namespace torchext

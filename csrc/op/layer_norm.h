@@ -27,7 +27,7 @@ struct LayerNormBackward {
   void *grad_weight, *grad_bias;  // null: not wanted
 };
 
-void launch(const LayerNorm& p, void* stream);
-void launch(const LayerNormBackward& p, void* stream);
+void launch(const LayerNorm& p, const Queue& queue);
+void launch(const LayerNormBackward& p, const Queue& queue);
 
 }  // namespace torchext

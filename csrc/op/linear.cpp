@@ -86,17 +86,17 @@ Tensor product(const char* op, const Tensor& input, const Pair& size, SetWeight 
   std::optional<Tensor> dense_bias, dense_residual;
   if (bias.has_value()) {
     dense_bias = companion(op, "bias", *bias, input, {O});
-    p.bias = dense_bias->data_ptr();
+    p.bias = memory_of(*dense_bias);
   }
   if (residual.has_value()) {
     dense_residual = companion(op, "residual", *residual, input, sizes);
-    p.residual = dense_residual->data_ptr();
+    p.residual = memory_of(*dense_residual);
   }
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
+  p.x = memory_of(x);
+  p.y = memory_of(y);
   p.x_stride = rows_of(C);
   p.residual_stride = p.y_stride = rows_of(O);
-  if (y.numel() > 0) launch(p, Context(x).stream);
+  if (y.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -107,7 +107,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Optional& bias,
   floating_dtype(op, "input", input);
   check_weight(op, weight, input);
   const auto set_weight = [&](Conv2d& p) {
-    p.weight = weight.data_ptr();
+    p.weight = memory_of(weight);
     p.w_stride = weight_strides(weight);
   };
   return product(op, input, {weight.size(0), weight.size(1)}, set_weight, bias, residual,
@@ -122,7 +122,7 @@ Tensor linear_packed(const Tensor& input, const Tensor& panels, int64_t out_feat
   std::optional<Tensor> dense;
   const auto set_weight = [&](Conv2d& p) {
     dense = panels_of(op, panels, input, p, 1, &p.pairs);
-    p.panels = dense->data_ptr();
+    p.panels = memory_of(*dense);
   };
   return product(op, input, {out_features, input.size(-1)}, set_weight, bias, residual, activation);
 }
@@ -133,7 +133,7 @@ void set_gate(const char* op, P& p, const std::optional<Tensor>& y, const Tensor
   p.activation = activation_of(op, activation);
   if (!y.has_value()) return;
   dense = companion(op, "y", *y, grad_y, all_sizes(grad_y));
-  p.y = dense->data_ptr();
+  p.y = memory_of(*dense);
   p.y_stride = rows_of(p.O);
 }
 
@@ -153,13 +153,13 @@ Tensor linear_backward_input(const Tensor& grad_y, const std::optional<Tensor>& 
   static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   std::optional<Tensor> dense_y;
   set_gate(op, p, y, grad_y, activation, dense_y);
-  p.grad_y = grad.data_ptr();
-  p.weight = weight.data_ptr();
-  p.grad_x = grad_x.data_ptr();
+  p.grad_y = memory_of(grad);
+  p.weight = memory_of(weight);
+  p.grad_x = memory_of(grad_x);
   p.grad_y_stride = rows_of(O);
   p.w_stride = weight_strides(weight);
   p.grad_x_stride = rows_of(C);
-  if (grad_x.numel() > 0) launch(p, Context(grad).stream);
+  if (grad_x.numel() > 0) launch(p, Context(grad).queue);
   return grad_x;
 }
 
@@ -182,25 +182,25 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
   static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
   std::optional<Tensor> dense_y;
   set_gate(op, p, y, grad_y, activation, dense_y);
-  p.grad_y = grad.data_ptr();
-  p.x = dense_x.data_ptr();
-  p.grad_weight = grad_weight.data_ptr();
-  p.grad_bias = of_bias ? grad_bias.data_ptr() : nullptr;
+  p.grad_y = memory_of(grad);
+  p.x = memory_of(dense_x);
+  p.grad_weight = memory_of(grad_weight);
+  p.grad_bias = memory_of(of_bias ? &grad_bias : nullptr);
   p.grad_y_stride = rows_of(O);
   p.x_stride = rows_of(C);
   p.w_stride = {C, 1, 0, 0};
-  if (O > 0) launch(p, Context(grad).stream);  // of no rows: zeros
+  if (O > 0) launch(p, Context(grad).queue);  // of no rows: zeros
   return {grad_weight, grad_bias};
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("linear", TORCH_BOX(&linear));
-  library.impl("linear_inference", TORCH_BOX(&linear));
-  library.impl("linear_packed_inference", TORCH_BOX(&linear_packed));
-  library.impl("linear_backward_input", TORCH_BOX(&linear_backward_input));
-  library.impl("linear_backward_weight", TORCH_BOX(&linear_backward_weight));
+  library.impl("linear", KERNEL(&linear));
+  library.impl("linear_inference", KERNEL(&linear));
+  library.impl("linear_packed_inference", KERNEL(&linear_packed));
+  library.impl("linear_backward_input", KERNEL(&linear_backward_input));
+  library.impl("linear_backward_weight", KERNEL(&linear_backward_weight));
 }
 
 }  // namespace torchext

@@ -38,14 +38,14 @@ Tensor normalized(const Tensor& input, int64_t size, double alpha, double beta, 
   Tensor y = empty_as(x);
   if (scale != nullptr) {
     *scale = empty_as(x, compute_type(x));
-    p.scale = scale->data_ptr();
+    p.scale = memory_of(*scale);
   }
   p.alpha = alpha / size;
   p.beta = beta;
   p.k = k;
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
-  if (x.numel() > 0) launch(p, Context(x).stream);
+  p.x = memory_of(x);
+  p.y = memory_of(y);
+  if (x.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -80,21 +80,21 @@ Tensor local_response_norm_backward(const Tensor& grad_y, const Tensor& input, c
   Tensor grad_x = empty_as(x);
   p.alpha = alpha / size;
   p.beta = beta;
-  p.grad_y = g.data_ptr();
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
-  p.scale = s.data_ptr();
-  p.grad_x = grad_x.data_ptr();
-  if (x.numel() > 0) launch(p, Context(x).stream);
+  p.grad_y = memory_of(g);
+  p.x = memory_of(x);
+  p.y = memory_of(y);
+  p.scale = memory_of(s);
+  p.grad_x = memory_of(grad_x);
+  if (x.numel() > 0) launch(p, Context(x).queue);
   return grad_x;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("local_response_norm", TORCH_BOX(&local_response_norm));
-  library.impl("local_response_norm_inference", TORCH_BOX(&local_response_norm_inference));
-  library.impl("local_response_norm_backward", TORCH_BOX(&local_response_norm_backward));
+  library.impl("local_response_norm", KERNEL(&local_response_norm));
+  library.impl("local_response_norm_inference", KERNEL(&local_response_norm_inference));
+  library.impl("local_response_norm_backward", KERNEL(&local_response_norm_backward));
 }
 
 }  // namespace torchext

@@ -25,7 +25,7 @@ struct LocalResponseNormBackward {
   void* grad_x;
 };
 
-void launch(const LocalResponseNorm& p, void* stream);
-void launch(const LocalResponseNormBackward& p, void* stream);
+void launch(const LocalResponseNorm& p, const Queue& queue);
+void launch(const LocalResponseNormBackward& p, const Queue& queue);
 
 }  // namespace torchext

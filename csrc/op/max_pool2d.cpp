@@ -14,7 +14,7 @@ MaxPool2d make_max_pool2d(const char* op, const Tensor& x, const PoolArguments& 
   MaxPool2d p{};
   static_cast<Pool2d&>(p) = make_pool2d(op, sizes_of(x), arguments);
   p.dtype = floating_dtype(op, "input", x);
-  p.x = x.data_ptr();
+  p.x = memory_of(x);
   p.x_stride = nchw_strides(x);
   return p;
 }
@@ -22,7 +22,7 @@ MaxPool2d make_max_pool2d(const char* op, const Tensor& x, const PoolArguments& 
 Tensor allocate_y(const char* op, const Tensor& x, MaxPool2d& p) {
   const Dims sizes = with_spatial_size(sizes_of(x), p.OH, p.OW);
   Tensor y = empty_dense(op, x, sizes, is_channels_last(x), x.scalar_type());
-  p.y = y.data_ptr();
+  p.y = memory_of(y);
   p.y_stride = nchw_strides(y);
   return y;
 }
@@ -39,7 +39,7 @@ Tensor max_pool2d_inference(const Tensor& x, const IntList& kernel_size, const I
   const char* op = "max_pool2d";
   MaxPool2d p = make_max_pool2d(op, x, {kernel_size, stride, padding, dilation, ceil_mode});
   Tensor y = allocate_y(op, x, p);
-  if (p.N > 0) launch(p, Context(x).stream);
+  if (p.N > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -51,9 +51,9 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& x, const IntList& kernel_siz
   const ScalarType type = offset_type(op, p);
   Tensor y = allocate_y(op, x, p);
   Tensor offsets = empty_strided(y, sizes_of(y), strides_of(y), type);
-  p.offsets = offsets.data_ptr();
+  p.offsets = memory_of(offsets);
   p.wide_offsets = type == ScalarType::Int;
-  if (p.N > 0) launch(p, Context(x).stream);
+  if (p.N > 0) launch(p, Context(x).queue);
   return {y, offsets};
 }
 
@@ -84,14 +84,14 @@ Tensor max_pool2d_backward(const Tensor& grad_y, const Tensor& offsets, const In
   p.dtype = floating_dtype(op, "grad_y", grad_y);
   Tensor grad_x = empty_dense(op, grad_y, with_spatial_size(sizes_of(grad_y), p.H, p.W),
                               is_channels_last(offsets), grad_y.scalar_type());
-  p.grad_y = grad_y.data_ptr();
-  p.offsets = offsets.data_ptr();
-  p.grad_x = grad_x.data_ptr();
+  p.grad_y = memory_of(grad_y);
+  p.offsets = memory_of(offsets);
+  p.grad_x = memory_of(grad_x);
   p.wide_offsets = offsets.scalar_type() == ScalarType::Int;
   p.grad_y_stride = nchw_strides(grad_y);
   p.offset_stride = nchw_strides(offsets);
   p.grad_x_stride = nchw_strides(grad_x);
-  if (p.N > 0) launch(p, Context(grad_y).stream);
+  if (p.N > 0) launch(p, Context(grad_y).queue);
   return grad_x;
 }
 
@@ -104,22 +104,22 @@ Tensor max_pool2d_indices(const Tensor& offsets, const IntList& input_size,
                                               {kernel_size, stride, padding, dilation, ceil_mode});
   Tensor indices =
       empty_dense(op, offsets, sizes_of(offsets), is_channels_last(offsets), ScalarType::Long);
-  p.offsets = offsets.data_ptr();
-  p.indices = static_cast<int64_t*>(indices.data_ptr());
+  p.offsets = memory_of(offsets);
+  p.indices = memory_of(indices);
   p.wide_offsets = offsets.scalar_type() == ScalarType::Int;
   p.offset_stride = nchw_strides(offsets);
   p.index_stride = nchw_strides(indices);
-  if (p.N > 0) launch(p, Context(offsets).stream);
+  if (p.N > 0) launch(p, Context(offsets).queue);
   return indices;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("max_pool2d", TORCH_BOX(&max_pool2d));
-  library.impl("max_pool2d_inference", TORCH_BOX(&max_pool2d_inference));
-  library.impl("max_pool2d_backward", TORCH_BOX(&max_pool2d_backward));
-  library.impl("max_pool2d_indices", TORCH_BOX(&max_pool2d_indices));
+  library.impl("max_pool2d", KERNEL(&max_pool2d));
+  library.impl("max_pool2d_inference", KERNEL(&max_pool2d_inference));
+  library.impl("max_pool2d_backward", KERNEL(&max_pool2d_backward));
+  library.impl("max_pool2d_indices", KERNEL(&max_pool2d_indices));
 }
 
 }  // namespace torchext

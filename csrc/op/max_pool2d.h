@@ -30,8 +30,8 @@ struct MaxPool2dIndices : Pool2d {
   Strides offset_stride, index_stride;
 };
 
-void launch(const MaxPool2d& p, void* stream);
-void launch(const MaxPool2dBackward& p, void* stream);
-void launch(const MaxPool2dIndices& p, void* stream);
+void launch(const MaxPool2d& p, const Queue& queue);
+void launch(const MaxPool2dBackward& p, const Queue& queue);
+void launch(const MaxPool2dIndices& p, const Queue& queue);
 
 }  // namespace torchext

@@ -23,7 +23,7 @@ struct NormArguments {
         var(weight_for(op, names.var, x, var, channels)) {}
 
   RunningNorm running(double eps, const void* bias = nullptr) const {
-    return {pointer(mean), pointer(var), pointer(gamma), pointer(beta), bias, eps};
+    return {memory_of(mean), memory_of(var), memory_of(gamma), memory_of(beta), bias, eps};
   }
 };
 

@@ -53,7 +53,7 @@ class Dense {
     Tensor dense = torch::stable::contiguous(tensor);
     if (type != wide_) dense = torch::stable::to(dense, wide_);
     kept_.push_back(dense);
-    return dense.data_ptr();
+    return memory_of(dense);
   }
 
   const char* op_;
@@ -159,12 +159,12 @@ Results forward(const char* op, const Arguments& a, bool training) {
   if (a.cx) c_n = empty(op, a.x, dims({p.B, p.H}));
   if (training) {
     saved = empty(op, a.x, dims({p.N, mul(op, "hidden size", saved_of(p.cell), p.H)}));
-    p.saved = saved->data_ptr();
+    p.saved = memory_of(*saved);
   }
-  p.y = y.data_ptr();
-  p.h_n = h_n ? h_n->data_ptr() : nullptr;
-  p.c_n = c_n ? c_n->data_ptr() : nullptr;
-  if (p.B > 0) launch(p, Context(a.x).stream);
+  p.y = memory_of(y);
+  p.h_n = memory_of(h_n);
+  p.c_n = memory_of(c_n);
+  if (p.B > 0) launch(p, Context(a.x).queue);
   if (h_n) h_n = rounded(*h_n, a.x);
   if (c_n) c_n = rounded(*c_n, a.x);
   return {rounded(y, a.x), h_n, c_n, saved};
@@ -196,14 +196,14 @@ Gradients backward(const char* op, const Arguments& a, const Tensor& grad_y,
               empty(op, a.x, sizes_of(a.w_hh)),
               empty(op, a.x, dims({rows})),
               empty(op, a.x, dims({rows}))};
-  p.grad_x = g.x.data_ptr();
-  p.grad_h0 = g.h0.data_ptr();
-  p.grad_c0 = g.c0 ? g.c0->data_ptr() : nullptr;
-  p.grad_w_ih = g.w_ih.data_ptr();
-  p.grad_w_hh = g.w_hh.data_ptr();
-  p.grad_b_ih = g.b_ih.data_ptr();
-  p.grad_b_hh = g.b_hh.data_ptr();
-  launch(p, Context(a.x).stream);  // of an empty batch: zeros
+  p.grad_x = memory_of(g.x);
+  p.grad_h0 = memory_of(g.h0);
+  p.grad_c0 = memory_of(g.c0);
+  p.grad_w_ih = memory_of(g.w_ih);
+  p.grad_w_hh = memory_of(g.w_hh);
+  p.grad_b_ih = memory_of(g.b_ih);
+  p.grad_b_hh = memory_of(g.b_hh);
+  launch(p, Context(a.x).queue);  // of an empty batch: zeros
   if (a.cx) g.c0 = rounded(*g.c0, a.x);
   return {rounded(g.x, a.x),    rounded(g.h0, a.x),   g.c0,
           rounded(g.w_ih, a.x), rounded(g.w_hh, a.x), rounded(g.b_ih, a.x),
@@ -320,12 +320,12 @@ template <class Kind, class Library>
 void register_ops(Library& library) {
   const auto inference = [](const char* name) { return std::string(name) + "_inference"; };
   constexpr Names names = Kind::kNames;
-  library.impl(names.layer, TORCH_BOX(&Kind::layer));
-  library.impl(inference(names.layer).c_str(), TORCH_BOX(&Kind::layer_inference));
-  library.impl(names.layer_backward, TORCH_BOX(&Kind::layer_backward));
-  library.impl(names.cell, TORCH_BOX(&Kind::cell));
-  library.impl(inference(names.cell).c_str(), TORCH_BOX(&Kind::cell_inference));
-  library.impl(names.cell_backward, TORCH_BOX(&Kind::cell_backward));
+  library.impl(names.layer, KERNEL(&Kind::layer));
+  library.impl(inference(names.layer).c_str(), KERNEL(&Kind::layer_inference));
+  library.impl(names.layer_backward, KERNEL(&Kind::layer_backward));
+  library.impl(names.cell, KERNEL(&Kind::cell));
+  library.impl(inference(names.cell).c_str(), KERNEL(&Kind::cell_inference));
+  library.impl(names.cell_backward, KERNEL(&Kind::cell_backward));
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ struct RecurrentBackward : Recurrent {
   void *grad_x, *grad_h0, *grad_c0, *grad_w_ih, *grad_w_hh, *grad_b_ih, *grad_b_hh;
 };
 
-void launch(const RecurrentForward& p, void* stream);
-void launch(const RecurrentBackward& p, void* stream);
+void launch(const RecurrentForward& p, const Queue& queue);
+void launch(const RecurrentBackward& p, const Queue& queue);
 
 }  // namespace torchext

@@ -42,9 +42,9 @@ Tensor softmax(const Tensor& input, int64_t dim, bool log) {
   Tensor y = empty_as(x);
   set_sizes(p, x, dim);
   p.log = log;
-  p.x = x.data_ptr();
-  p.y = y.data_ptr();
-  if (x.numel() > 0) launch(p, Context(x).stream);
+  p.x = memory_of(x);
+  p.y = memory_of(y);
+  if (x.numel() > 0) launch(p, Context(x).queue);
   return y;
 }
 
@@ -59,19 +59,19 @@ Tensor softmax_backward(const Tensor& grad_y, const Tensor& result, int64_t dim,
   Tensor grad_x = empty_as(y);
   set_sizes(p, y, dim);
   p.log = log;
-  p.grad_y = g.data_ptr();
-  p.y = y.data_ptr();
-  p.grad_x = grad_x.data_ptr();
-  if (y.numel() > 0) launch(p, Context(y).stream);
+  p.grad_y = memory_of(g);
+  p.y = memory_of(y);
+  p.grad_x = memory_of(grad_x);
+  if (y.numel() > 0) launch(p, Context(y).queue);
   return grad_x;
 }
 
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("softmax", TORCH_BOX(&softmax));
-  library.impl("softmax_inference", TORCH_BOX(&softmax));
-  library.impl("softmax_backward", TORCH_BOX(&softmax_backward));
+  library.impl("softmax", KERNEL(&softmax));
+  library.impl("softmax_inference", KERNEL(&softmax));
+  library.impl("softmax_backward", KERNEL(&softmax_backward));
 }
 
 }  // namespace torchext

@@ -23,7 +23,7 @@ struct SoftmaxBackward {
   void* grad_x;
 };
 
-void launch(const Softmax& p, void* stream);
-void launch(const SoftmaxBackward& p, void* stream);
+void launch(const Softmax& p, const Queue& queue);
+void launch(const SoftmaxBackward& p, const Queue& queue);
 
 }  // namespace torchext

@@ -33,7 +33,8 @@ Matrices image_matrices(const Tensor& image, int64_t D) {
 // Channels from `c` on.
 template <class Void>
 Void* channels(const Tensor& image, int64_t c) {
-  return static_cast<char*>(image.data_ptr()) + c * strides_of(image)[3] * image.element_size();
+  using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
+  return static_cast<Byte*>(memory_of(image)) + c * strides_of(image)[3] * image.element_size();
 }
 
 Windowed checked(const char* op, const Tensor& qkv, const Tensor& table, const Tensor& index,
@@ -71,10 +72,10 @@ Windowed checked(const char* op, const Tensor& qkv, const Tensor& table, const T
              shift.first,
              shift.second,
              table_sizes[0],
-             table.data_ptr(),
+             memory_of(table),
              strides_of(table)[0],
              strides_of(table)[1],
-             static_cast<const int64_t*>(w.index.data_ptr())};
+             memory_of(w.index)};
   AttentionShape& p = w.attention;
   const int64_t C = sizes[3] / 3;
   p.dtype = floating_dtype(op, "qkv", qkv);
@@ -104,11 +105,11 @@ Tensor empty_y(const char* op, const Tensor& qkv, const Windowed& w) {
 void launch_forward(const Windowed& w, const Tensor& y, void* logsumexp) {
   WindowAttention p{};
   static_cast<AttentionShape&>(p.attention) = w.attention;
-  p.attention.y = y.data_ptr();
+  p.attention.y = memory_of(y);
   p.attention.y_stride = image_matrices(y, w.attention.D);
   p.attention.logsumexp = logsumexp;
   p.shape = w.shape;
-  if (y.numel() > 0) launch(p, Context(w.qkv).stream);
+  if (y.numel() > 0) launch(p, Context(w.qkv).queue);
 }
 
 std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const Tensor& table,
@@ -119,7 +120,7 @@ std::tuple<Tensor, Tensor> window_attention(const Tensor& qkv, const Tensor& tab
   const Windowed w = checked(op, qkv, table, index, window_size, shift_size, scale);
   Tensor y = empty_y(op, qkv, w);
   Tensor logsumexp = empty_dense(op, qkv, w.rows, false, compute_type(qkv));
-  launch_forward(w, y, logsumexp.data_ptr());
+  launch_forward(w, y, memory_of(logsumexp));
   return {y, logsumexp};
 }
 
@@ -151,7 +152,7 @@ std::tuple<Tensor, Tensor> window_attention_backward(
   a.logsumexp = rows_pointer(op, "logsumexp", logsumexp, qkv, w.rows, dense_logsumexp);
   a.grad_logsumexp = rows_pointer(op, "grad_logsumexp", grad_logsumexp, qkv, w.rows, dense_grad);
   const Tensor grad_pixels = by_pixels(grad_y), y_pixels = by_pixels(y);
-  a.grad_y = grad_pixels.data_ptr(), a.y = y_pixels.data_ptr();
+  a.grad_y = memory_of(grad_pixels), a.y = memory_of(y_pixels);
   a.grad_y_stride = image_matrices(grad_pixels, a.D), a.y_stride = image_matrices(y_pixels, a.D);
   Tensor grad_qkv = empty_dense(op, qkv, sizes_of(qkv), false, qkv.scalar_type());
   const int64_t C = w.y_sizes[3];
@@ -159,11 +160,11 @@ std::tuple<Tensor, Tensor> window_attention_backward(
   a.grad_v = channels<void>(grad_qkv, 2 * C);
   a.grad_q_stride = a.grad_k_stride = a.grad_v_stride = image_matrices(grad_qkv, a.D);
   Tensor grad_table = empty_dense(op, table, sizes_of(table), false, table.scalar_type());
-  p.grad_table = grad_table.data_ptr();
+  p.grad_table = memory_of(grad_table);
   if (a.matrices > 0) {
-    launch(p, Context(qkv).stream);
+    launch(p, Context(qkv).queue);
   } else {
-    torch::stable::zero_(grad_table);  // of an empty batch
+    fill(grad_table, 0);  // of an empty batch
   }
   return {grad_qkv, grad_table};
 }
@@ -171,9 +172,9 @@ std::tuple<Tensor, Tensor> window_attention_backward(
 }  // namespace
 
 REGISTER_KERNELS(library) {
-  library.impl("window_attention", TORCH_BOX(&window_attention));
-  library.impl("window_attention_inference", TORCH_BOX(&window_attention_inference));
-  library.impl("window_attention_backward", TORCH_BOX(&window_attention_backward));
+  library.impl("window_attention", KERNEL(&window_attention));
+  library.impl("window_attention_inference", KERNEL(&window_attention_inference));
+  library.impl("window_attention_backward", KERNEL(&window_attention_backward));
 }
 
 }  // namespace torchext

@@ -26,7 +26,7 @@ struct WindowAttentionBackward {
   void* grad_table;  // [entries][heads]
 };
 
-void launch(const WindowAttention& p, void* stream);
-void launch(const WindowAttentionBackward& p, void* stream);
+void launch(const WindowAttention& p, const Queue& queue);
+void launch(const WindowAttentionBackward& p, const Queue& queue);
 
 }  // namespace torchext

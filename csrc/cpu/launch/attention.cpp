@@ -5,9 +5,9 @@
 
 namespace torchext {
 
-void launch(const cpu::AttentionForward& p, void*);
-void launch(const cpu::AttentionGradients& p, void*);
-void launch(const cpu::AttentionMaskGradient& p, void*);
+void launch(const cpu::AttentionForward& p, const Queue&);
+void launch(const cpu::AttentionGradients& p, const Queue&);
+void launch(const cpu::AttentionMaskGradient& p, const Queue&);
 
 namespace {
 
@@ -17,15 +17,15 @@ void launch_as(const P& p) {
   Piece piece;
   static_cast<P&>(piece) = p;
   piece.out_of_memory = &out_of_memory;
-  launch(piece, nullptr);
+  launch(piece, Queue{});
   if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace
 
-void launch(const Attention& p, void*) { launch_as<cpu::AttentionForward>(p); }
+void launch(const Attention& p, const Queue&) { launch_as<cpu::AttentionForward>(p); }
 
-void launch(const AttentionBackward& p, void*) {
+void launch(const AttentionBackward& p, const Queue&) {
   launch_as<cpu::AttentionGradients>(p);
   if (p.grad_mask != nullptr) launch_as<cpu::AttentionMaskGradient>(p);
 }

@@ -7,9 +7,9 @@
 
 namespace torchext {
 
-void launch(const cpu::ChannelMoments& p, void* stream);
-void launch(const cpu::ChannelSums& p, void* stream);
-void launch(const cpu::ChannelAffine& p, void* stream);
+void launch(const cpu::ChannelMoments& p, const Queue& queue);
+void launch(const cpu::ChannelSums& p, const Queue& queue);
+void launch(const cpu::ChannelAffine& p, const Queue& queue);
 
 namespace {
 
@@ -55,7 +55,7 @@ void combine(const Channels& p, const Sets& sets, const F* mean, const F* square
 int64_t images_in_arrays(const Channels& p) { return p.groups ? p.N : 1; }
 
 template <class F>
-void normalize(const ChannelNorm& p, const Sets& sets, void* stream) {
+void normalize(const ChannelNorm& p, const Sets& sets, const Queue& queue) {
   F *mean = static_cast<F*>(p.mean), *rstd = static_cast<F*>(p.rstd);
   const int64_t images = images_in_arrays(p), size = images * p.C;
   const Scratch arrays(p.dtype, 4, size);
@@ -67,7 +67,7 @@ void normalize(const ChannelNorm& p, const Sets& sets, void* stream) {
     const Scratch moments(p.dtype, means ? 0 : 2, p.N, p.C);
     if (means == nullptr) {
       F* const found = static_cast<F*>(moments.get());
-      launch(cpu::ChannelMoments{p, p.x, found, found + p.N * p.C}, stream);
+      launch(cpu::ChannelMoments{p, p.x, found, found + p.N * p.C}, queue);
       means = found, squares = found + p.N * p.C;
     }
     const Scratch set_arrays(DType::f64, 2, sets.count);
@@ -102,11 +102,11 @@ void normalize(const ChannelNorm& p, const Sets& sets, void* stream) {
   });
   cpu::ChannelAffine affine{p,     p.x, channel_mean, scale, p.residual, ones,
                             shift, p.y, p.activation, {},    nullptr};
-  if (p.N > 0) launch(affine, stream);
+  if (p.N > 0) launch(affine, queue);
 }
 
 template <class F>
-void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
+void backward(const ChannelNormBackward& p, const Sets& sets, const Queue& queue) {
   const F *mean = static_cast<const F*>(p.mean), *rstd = static_cast<const F*>(p.rstd);
   const F *weight = static_cast<const F*>(p.weight), *bias = static_cast<const F*>(p.bias);
   const int64_t images = images_in_arrays(p), size = images * p.C;
@@ -123,7 +123,7 @@ void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
   });
   const cpu::Gate gate{p.activation, p.x, channel_mean, g_scale, forward_shift, p.residual};
   const cpu::ChannelSums sums{p, p.x, p.grad_y, channel_mean, of_g, of_products, gate};
-  if (p.N > 0) launch(sums, stream);
+  if (p.N > 0) launch(sums, queue);
 
   const Scratch set_arrays(DType::f64, 2, sets.count + p.C);
   double* set_g = static_cast<double*>(set_arrays.get());
@@ -151,7 +151,7 @@ void backward(const ChannelNormBackward& p, const Sets& sets, void* stream) {
   const void* x = p.training ? p.x : nullptr;
   const cpu::ChannelAffine affine{p,     x,        channel_mean,     scale, p.grad_y,       g_scale,
                                   shift, p.grad_x, Activation::none, gate,  p.grad_residual};
-  if (p.N > 0) launch(affine, stream);
+  if (p.N > 0) launch(affine, queue);
 }
 
 template <class P>
@@ -162,17 +162,17 @@ P in_parts(P p, int64_t parts) {
 
 }  // namespace
 
-void launch(const ChannelNorm& whole, void* stream) {
+void launch(const ChannelNorm& whole, const Queue& queue) {
   const int64_t parts = cpu::parts_of_image(whole);
   const ChannelNorm p = in_parts(whole, parts);
   const Sets sets(p, parts);
-  p.dtype == DType::f64 ? normalize<double>(p, sets, stream) : normalize<float>(p, sets, stream);
+  p.dtype == DType::f64 ? normalize<double>(p, sets, queue) : normalize<float>(p, sets, queue);
 }
-void launch(const ChannelNormBackward& whole, void* stream) {
+void launch(const ChannelNormBackward& whole, const Queue& queue) {
   const int64_t parts = cpu::parts_of_image(whole);
   const ChannelNormBackward p = in_parts(whole, parts);
   const Sets sets(p, parts);
-  p.dtype == DType::f64 ? backward<double>(p, sets, stream) : backward<float>(p, sets, stream);
+  p.dtype == DType::f64 ? backward<double>(p, sets, queue) : backward<float>(p, sets, queue);
 }
 
 }  // namespace torchext

@@ -9,9 +9,9 @@
 
 namespace torchext {
 
-void launch(const cpu::Product& p, void*);
-void launch(const cpu::Depthwise& p, void*);
-void launch(const cpu::Dots& p, void*);
+void launch(const cpu::Product& p, const Queue&);
+void launch(const cpu::Depthwise& p, const Queue&);
+void launch(const cpu::Dots& p, const Queue&);
 
 namespace {
 
@@ -44,7 +44,7 @@ void launch_filter(const Conv2d& p, const Parts& parts) {
     filter.x = x.is_stored() ? at(images, p.dtype, first) : at_f(images, p.dtype, first);
     filter.y = at(p.y, p.dtype, begin * p.y_stride.n);
     if (p.residual) filter.residual = at(p.residual, p.dtype, begin * p.residual_stride.n);
-    launch(filter, nullptr);
+    launch(filter, Queue{});
   });
 }
 
@@ -67,14 +67,14 @@ bool is_of_pairs(const Conv2d& p) {
 
 }  // namespace
 
-void launch(const Conv2d& p, void*) { launch_parts(p, {}); }
+void launch(const Conv2d& p, const Queue&) { launch_parts(p, {}); }
 
 void launch_parts(const Conv2d& p, const Parts& parts) {
   if (is_filter(p) && p.panels == nullptr) return launch_filter(p, parts);
   if (is_few_dots(p)) {
     launch(cpu::Dots{p.dtype, p.W, p.O, p.C, p.x, p.weight, p.bias, p.residual, p.y, p.x_stride.w,
                      p.w_stride.n, p.residual_stride.w, p.y_stride.w, p.activation},
-           nullptr);
+           Queue{});
     if (parts.done) parts.done(0, p.N);
     return;
   }
@@ -142,7 +142,7 @@ void launch_parts(const Conv2d& p, const Parts& parts) {
     part.y = at(p.y, p.dtype, begin * ys.n);
     if (p.residual) part.residual = at(p.residual, p.dtype, begin * rs.n);
     if (!bordered) merge_lines(part);
-    launch(part, nullptr);
+    launch(part, Queue{});
   });
 }
 

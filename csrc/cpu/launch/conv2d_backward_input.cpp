@@ -7,9 +7,9 @@
 
 namespace torchext {
 
-void launch(const cpu::Product& p, void*);
-void launch(const cpu::Depthwise& p, void*);
-void launch(const cpu::Combinations& p, void*);
+void launch(const cpu::Product& p, const Queue&);
+void launch(const cpu::Depthwise& p, const Queue&);
+void launch(const cpu::Combinations& p, const Queue&);
 
 namespace {
 
@@ -69,7 +69,7 @@ bool launch_combinations(const cpu::Product& p, const cpu::Panels& panels) {
   launch(cpu::Combinations{p.dtype, p.columns, p.N, p.K, at_f(p.a, p.dtype, p.a_segment[0]),
                            at(panels.w, p.dtype, panels.w_segment[0]), p.y, p.a_column, panels.w_k,
                            p.y_column, false},
-         nullptr);
+         Queue{});
   return true;
 }
 
@@ -101,7 +101,7 @@ Laid lay_out_turned_taps(const Conv2dBackwardInput& p) {
     cpu::Image image = plain_image(p.dtype, p.w.kernel, group, group, p.groups,
                                    at(p.weight, p.dtype, i * s.h), {s.w, s.c, s.n, group * s.n});
     image.to = at_f(turned->get(), p.dtype, i * row);
-    launch(image, nullptr);
+    launch(image, Queue{});
   }
   return {turned->get(), row, group * p.C, p.C, 0, std::move(turned)};
 }
@@ -148,7 +148,7 @@ void launch_filter(const Conv2dBackwardInput& p, const std::vector<Reach>& rows,
         filter.step_h = filter.step_w = 1;
         filter.H = p.OH, filter.W = p.OW;
       }
-      launch(filter, nullptr);
+      launch(filter, Queue{});
     }
   }
 }
@@ -164,7 +164,7 @@ bool is_row_of_patches(const Conv2dBackwardInput& p) {
 
 }  // namespace
 
-void launch(const Conv2dBackwardInput& p, void*) {
+void launch(const Conv2dBackwardInput& p, const Queue&) {
   const std::vector<Reach> rows = reaches_of(p.h, p.H);
   std::vector<Reach> columns = reaches_of(p.w, p.W);
   if (is_filter(p)) return launch_filter(p, rows, columns);
@@ -235,7 +235,7 @@ void launch(const Conv2dBackwardInput& p, void*) {
         packed = std::make_unique<Scratch>(pack(panels));
         use_panels(product, panels);
       }
-      launch(product, nullptr);
+      launch(product, Queue{});
     }
   }
 }

@@ -7,10 +7,10 @@
 
 namespace torchext {
 
-void launch(const cpu::Outer& p, void*);
-void launch(const cpu::OuterSums& p, void*);
-void launch(const cpu::ColumnSums& p, void*);
-void launch(const cpu::DepthwiseWeight& p, void*);
+void launch(const cpu::Outer& p, const Queue&);
+void launch(const cpu::OuterSums& p, const Queue&);
+void launch(const cpu::ColumnSums& p, const Queue&);
+void launch(const cpu::DepthwiseWeight& p, const Queue&);
 
 namespace {
 
@@ -18,7 +18,7 @@ void sum_gradient(const Conv2dBackwardWeight& p, const Laid& grad) {
   if (p.grad_bias == nullptr) return;
   launch(cpu::ColumnSums{p.dtype, p.N, p.OH, p.OW, p.O, grad.data, grad.n, grad.row, grad.column,
                          p.grad_bias},
-         nullptr);
+         Queue{});
 }
 
 void launch_filter(const Conv2dBackwardWeight& p, const Laid& grad) {
@@ -33,22 +33,22 @@ void launch_filter(const Conv2dBackwardWeight& p, const Laid& grad) {
   const int64_t count = taps * group * p.C;
   const Scratch block_sums(p.dtype, weight.blocks, count), sums(p.dtype, count);
   weight.sums = block_sums.get();
-  launch(weight, nullptr);
+  launch(weight, Queue{});
   launch(cpu::ColumnSums{compute_dtype(p.dtype), 1, 1, weight.blocks, count, weight.sums, 0, 0,
                          count, sums.get()},
-         nullptr);
+         Queue{});
   std::vector<int64_t> to;
   for (const int64_t tap : tap_offsets(p, p.w_stride.h, p.w_stride.w)) {
     for (int64_t k = 0; k < group; ++k) to.push_back(tap + k * p.w_stride.c);
   }
   launch(cpu::OuterSums{p.dtype, 1, 1, 1, p.C, taps * group, p.C, sums.get(), p.grad_weight, 0,
                         p.w_stride.n, 0, to.data()},
-         nullptr);
+         Queue{});
 }
 
 }  // namespace
 
-void launch(const Conv2dBackwardWeight& p, void*) {
+void launch(const Conv2dBackwardWeight& p, const Queue&) {
   const cpu::Image gradient =
       gated_gradient(p, p.grad_y, p.grad_y_stride, p.y, p.y_stride, p.activation);
   if (is_filter(p)) {
@@ -94,7 +94,7 @@ void launch(const Conv2dBackwardWeight& p, void*) {
     outer.in_dtype = few_pixels(outer);
     outer.sums = p.grad_weight;
     outer.sums_m = p.w_stride.n, outer.sums_group = M * outer.sums_m;
-    launch(outer, nullptr);
+    launch(outer, Queue{});
     return;
   }
   const Scratch sums(p.dtype, outer.chunks, p.groups * outer.M, outer.segments, outer.N);
@@ -103,12 +103,12 @@ void launch(const Conv2dBackwardWeight& p, void*) {
   outer.sums_segment = outer.M * outer.N;
   outer.sums_group = outer.segments * outer.sums_segment;
   outer.sums_chunk = p.groups * outer.sums_group;
-  launch(outer, nullptr);
+  launch(outer, Queue{});
   launch(cpu::OuterSums{p.dtype, outer.chunks, p.groups, outer.M, outer.N, outer.segments,
                         swapped ? outer.N : channels, outer.sums, p.grad_weight,
                         swapped ? p.w_stride.c : p.w_stride.n,
                         swapped ? p.w_stride.n : p.w_stride.c, p.w_stride.w, to_segments.data()},
-         nullptr);
+         Queue{});
 }
 
 }  // namespace torchext

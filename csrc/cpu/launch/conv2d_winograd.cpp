@@ -7,9 +7,9 @@
 
 namespace torchext {
 
-void launch(const cpu::Winograd& p, void* stream);
+void launch(const cpu::Winograd& p, const Queue& queue);
 
-void launch(const Conv2dWinograd& p, void* stream) {
+void launch(const Conv2dWinograd& p, const Queue& queue) {
   const Laid x = lay_out(plain_image(p.dtype, p.N, p.C, p.H, p.W, p.x, p.x_stride), true);
   Laid residual{};
   cpu::Winograd winograd{};
@@ -39,7 +39,7 @@ void launch(const Conv2dWinograd& p, void* stream) {
   product.b_row = panel_columns(p.dtype);
   product.b_group = p.C * product.b_row;
   product.b_panel = kWinogradPoints * product.b_group;
-  launch(winograd, stream);
+  launch(winograd, queue);
   if (out_of_memory) throw std::bad_alloc();
 }
 

@@ -10,13 +10,13 @@
 
 namespace torchext {
 
-void launch(const cpu::ChannelMoments& p, void* stream);
+void launch(const cpu::ChannelMoments& p, const Queue& queue);
 
-void launch(const ConvBnActInference& p, void* stream) {
+void launch(const ConvBnActInference& p, const Queue& queue) {
   Conv2d conv = p.conv;
   const cpu::Folded norm(conv.dtype, conv.O, p.norm);
   conv.scale = norm.scale(), conv.shift = norm.shift();
-  launch(conv, stream);
+  launch(conv, queue);
 }
 
 namespace {
@@ -25,11 +25,11 @@ constexpr int64_t kCached = 1 << 20;  // bytes of z that stay in a core's caches
 
 }  // namespace
 
-void launch(const ConvBnAct& p, void* stream) {
+void launch(const ConvBnAct& p, const Queue& queue) {
   ChannelNorm norm = p.norm;
   if (!norm.training) {
-    if (norm.N > 0) launch(p.conv, stream);
-    return launch(norm, stream);
+    if (norm.N > 0) launch(p.conv, queue);
+    return launch(norm, queue);
   }
   cpu::ChannelMoments some{};
   static_cast<Channels&>(some) = norm;
@@ -45,11 +45,11 @@ void launch(const ConvBnAct& p, void* stream) {
     some.N = (end - begin) * parts;
     some.x = at(norm.x, norm.dtype, begin * image);
     some.mean = means + first, some.squares = squares + first;
-    launch(some, stream);
+    launch(some, queue);
   };
   const int64_t images = kCached / (image * (norm.dtype == DType::f64 ? 8 : 4));
   launch_parts(p.conv, {max_of(int64_t{1}, images), add_up});
-  launch(norm, stream);
+  launch(norm, queue);
 }
 
 }  // namespace torchext

@@ -10,9 +10,9 @@
 
 namespace torchext {
 
-void launch(const cpu::Separable& p, void* stream);
+void launch(const cpu::Separable& p, const Queue& queue);
 
-void launch(const DepthwiseSeparable& p, void* stream) {
+void launch(const DepthwiseSeparable& p, const Queue& queue) {
   const Conv2d &from = p.depthwise, &to = p.pointwise;
   const FilterInput x(from, from.x, from.x_stride);
   const Laid w = lay_out_taps(from, from.weight, from.w_stride);
@@ -52,7 +52,7 @@ void launch(const DepthwiseSeparable& p, void* stream) {
   cpu::Product merged = product;
   merge_lines(merged);
   if (merged.images * merged.rows == 1) product = merged;
-  launch(separable, stream);
+  launch(separable, queue);
   if (out_of_memory) throw std::bad_alloc();
 }
 

@@ -10,8 +10,8 @@
 
 namespace torchext {
 
-void launch(const cpu::Image& p, void*);
-void launch(const cpu::Panels& p, void*);
+void launch(const cpu::Image& p, const Queue&);
+void launch(const cpu::Panels& p, const Queue&);
 
 using cpu::panel_columns;
 using cpu::Scratch;
@@ -74,7 +74,7 @@ inline Laid lay_out(cpu::Image p, bool in_place) {
   }
   auto scratch = std::make_unique<Scratch>(p.dtype, p.N, p.rows, p.columns, p.kept ? p.C / 2 : p.C);
   p.to = scratch->get();
-  launch(p, nullptr);
+  launch(p, Queue{});
   const int64_t C = p.C / p.groups;
   return {p.to, p.rows * p.columns * p.C, p.columns * C, C, 0, std::move(scratch)};
 }
@@ -179,7 +179,7 @@ inline Scratch pack(cpu::Panels& p) {
   const int64_t columns = panel_columns(p.dtype);
   Scratch scratch(p.dtype, p.groups * ceil_div(p.N, columns), p.segments, p.K, columns);
   p.to = scratch.get();
-  launch(p, nullptr);
+  launch(p, Queue{});
   return scratch;
 }
 

@@ -12,13 +12,13 @@
 
 namespace torchext {
 
-void launch(const cpu::Product& p, void*);
-void launch(const cpu::Outer& p, void*);
-void launch(const cpu::ColumnSums& p, void*);
-void launch(const cpu::Dots& p, void*);
-void launch(const cpu::Combinations& p, void*);
-void launch(const cpu::RecurrentStep& p, void*);
-void launch(const cpu::RecurrentStepBackward& p, void*);
+void launch(const cpu::Product& p, const Queue&);
+void launch(const cpu::Outer& p, const Queue&);
+void launch(const cpu::ColumnSums& p, const Queue&);
+void launch(const cpu::Dots& p, const Queue&);
+void launch(const cpu::Combinations& p, const Queue&);
+void launch(const cpu::RecurrentStep& p, const Queue&);
+void launch(const cpu::RecurrentStepBackward& p, const Queue&);
 
 namespace {
 
@@ -97,7 +97,7 @@ struct RowsBack {
 void multiply_back(const RowsBack& r) {
   if (r.panels == nullptr && r.rows <= cpu::kFewRows) {
     launch(cpu::Combinations{r.dtype, r.rows, r.N, r.K, r.a, r.w, r.y, r.a_row, r.N, r.N, r.adds},
-           nullptr);
+           Queue{});
     return;
   }
   const Scratch packed =
@@ -105,7 +105,7 @@ void multiply_back(const RowsBack& r) {
   cpu::Product p = product_of({r.dtype, r.rows, 1, r.N, r.K, r.a, r.a_row,
                                r.panels ? r.panels : packed.get(), nullptr, r.y, r.N});
   if (r.adds) p.residual = p.y, p.residual_column = p.y_column, p.residual_n = p.y_n;
-  launch(p, nullptr);
+  launch(p, Queue{});
 }
 
 // to[m, n] = sum over rows of a[row, m] * b[row, n]. Tiles read whole vectors of b: scratch memory.
@@ -118,16 +118,16 @@ void multiply_transposed(DType dtype, int64_t rows, int64_t M, int64_t N, const 
   p.a = a, p.a_column = a_row;
   p.b = b.get(), p.b_column = b_row, p.b_segment = kOneSegment;
   p.sums = to, p.sums_m = N;
-  launch(p, nullptr);
+  launch(p, Queue{});
 }
 
 void sum_rows(DType dtype, int64_t rows, int64_t columns, const void* x, int64_t x_row, void* to) {
-  launch(cpu::ColumnSums{dtype, 1, 1, rows, columns, x, 0, 0, x_row, to}, nullptr);
+  launch(cpu::ColumnSums{dtype, 1, 1, rows, columns, x, 0, 0, x_row, to}, Queue{});
 }
 
 }  // namespace
 
-void launch(const RecurrentForward& p, void*) {
+void launch(const RecurrentForward& p, const Queue&) {
   const int64_t G = gates_of(p.cell);
   const int64_t gates_row = (p.saved ? saved_of(p.cell) : G) * p.H;
   const Scratch memory(p.dtype, p.saved ? 0 : p.N, gates_row);
@@ -136,11 +136,11 @@ void launch(const RecurrentForward& p, void*) {
   if (few) {
     launch(cpu::Dots{p.dtype, p.N, G * p.H, p.I, p.x, p.w_ih, p.b_ih, nullptr, gates, p.I, p.I, 0,
                      gates_row, Activation::none},
-           nullptr);
+           Queue{});
   } else {
     const Scratch w_ih = pack_matrix(p.dtype, p.w_ih, G, p.H, p.I, p.I, 1);
     launch(product_of({p.dtype, p.N, G, p.H, p.I, p.x, p.I, w_ih.get(), p.b_ih, gates, gates_row}),
-           nullptr);
+           Queue{});
   }
   if (p.c0) copy(p.dtype, p.c_n, p.c0, p.B * p.H);
 
@@ -159,7 +159,7 @@ void launch(const RecurrentForward& p, void*) {
     s.h = at_f(h, p.dtype, begin * p.P);
     s.y = at_f(p.y, p.dtype, (step.row + begin) * p.H);
     s.c = at_f(p.c_n, p.dtype, begin * p.H);
-    launch(s, nullptr);
+    launch(s, Queue{});
   };
   Step last{0, 0};
   for (const Step& step : steps_of(p)) {
@@ -174,7 +174,7 @@ void launch(const RecurrentForward& p, void*) {
   copy(p.dtype, p.h_n, at_f(p.y, p.dtype, last.row * p.H), last.rows * p.H);
 }
 
-void launch(const RecurrentBackward& p, void*) {
+void launch(const RecurrentBackward& p, const Queue&) {
   const int64_t G = gates_of(p.cell), K = G * p.H;
   // A cache line between rows: at a power of two apart, those of a tile would share a cache set.
   const int64_t line = 64 / cpu::compute_size(p.dtype);
@@ -231,7 +231,7 @@ void launch(const RecurrentBackward& p, void*) {
       s.dc = at_f(p.grad_c0, p.dtype, begin * p.H);
       s.dx = at_f(dx, p.dtype, row * gates_row);
       s.dr = at_f(dr, p.dtype, row * gates_row);
-      launch(s, nullptr);
+      launch(s, Queue{});
     };
     // Of rows whose first step was `step`.
     const auto hand_back = [&](const Step& step, int64_t begin, int64_t end) {

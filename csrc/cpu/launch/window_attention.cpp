@@ -8,8 +8,8 @@
 
 namespace torchext {
 
-void launch(const cpu::WindowBias& p, void*);
-void launch(const cpu::WindowBiasGradient& p, void*);
+void launch(const cpu::WindowBias& p, const Queue&);
+void launch(const cpu::WindowBiasGradient& p, const Queue&);
 
 namespace {
 
@@ -33,7 +33,7 @@ class Windows {
     }
     launch(cpu::WindowBias{p.dtype, p.heads, p.Lq * p.Lq, s.table, s.table_row, s.table_head,
                            s.index, bias_.get()},
-           nullptr);
+           Queue{});
     p.mask_kind = p.dtype == DType::f64 ? Mask::as_query : Mask::f32;
     p.mask = bias_.get();
     p.mask_stride = bias_strides(p);
@@ -54,13 +54,13 @@ class Windows {
 
 }  // namespace
 
-void launch(const WindowAttention& p, void*) {
+void launch(const WindowAttention& p, const Queue&) {
   Attention attention = p.attention;
   const Windows windows("window_attention", attention, p.shape);
-  launch(attention, nullptr);
+  launch(attention, Queue{});
 }
 
-void launch(const WindowAttentionBackward& p, void*) {
+void launch(const WindowAttentionBackward& p, const Queue&) {
   AttentionBackward attention = p.attention;
   const Windows windows("window_attention_backward", attention, p.shape);
   const int64_t pairs = attention.Lq * attention.Lq;
@@ -68,10 +68,10 @@ void launch(const WindowAttentionBackward& p, void*) {
   const cpu::Scratch sums(attention.dtype, attention.heads, p.shape.entries);
   attention.grad_mask = grad_bias.get();
   attention.grad_mask_stride = Windows::bias_strides(attention);
-  launch(attention, nullptr);
+  launch(attention, Queue{});
   launch(cpu::WindowBiasGradient{attention.dtype, attention.heads, pairs, p.shape.entries,
                                  grad_bias.get(), p.shape.index, sums.get(), p.grad_table},
-         nullptr);
+         Queue{});
 }
 
 }  // namespace torchext
