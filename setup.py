@@ -1,7 +1,8 @@
 """Builds the op libraries (CPU always, CUDA where nvcc is found) and the module torchext._host.
 
 Environment: CXX; TORCHEXT_CUDA=auto|0|1; TORCHEXT_CUDA_ARCHS, e.g. "80;90a" (the first also as
-PTX); TORCHEXT_CXXFLAGS, added to every compile and link (a sanitizer build, say); MAX_JOBS.
+PTX); TORCHEXT_CXXFLAGS, added to every compile and link (a sanitizer build, say); MAX_JOBS;
+TORCHEXT_EMULATOR=1: also the CUDA library as CPU code (csrc/emulator), which only tests want.
 """
 
 import json
@@ -27,6 +28,14 @@ ISAS = {"generic": "-fno-exceptions"}  # whose handlers objects of two ISAs woul
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = ISAS["generic"] + " -mavx2 -mfma -mf16c"
     ISAS["avx512"] = ISAS["avx2"] + " -mavx512f -mavx512bw -mavx512vl -mavx512dq"
+# How the emulator has CUDA sources compiled: hooks at every access of memory (emulator/hooks.cpp),
+# structs moved whole, variables that nobody set full of nonsense. Visible, so that a test may put
+# kernels of its own before these.
+EMULATED = (
+    "-O2 -g1 -fvisibility=default -fsanitize=thread --param tsan-instrument-func-entry-exit=0"
+    " -fno-tree-sra -fno-strict-aliasing -ftrivial-auto-var-init=pattern -Wno-unknown-pragmas"
+    f" -include {CSRC}/emulator/cuda.h -x c++"
+)
 # g++ 12 warns of its own AVX-512 intrinsics (GCC bug 105593).
 QUIET = "-Wno-maybe-uninitialized"
 
@@ -110,7 +119,7 @@ class Build(build_ext):
         package = ROOT / "torchext" if self.inplace else Path(self.build_lib) / "torchext"
         (package / "lib").mkdir(parents=True, exist_ok=True)
         shutil.copy2(directory / HOST, package / HOST)
-        for name in ("cpu", "cuda"):
+        for name in ("cpu", "cuda", "emulator"):
             library = f"libtorchext_{name}.so"
             (package / "lib" / library).unlink(missing_ok=True)
             if name not in info["not_built"]:
@@ -119,8 +128,10 @@ class Build(build_ext):
         print(f"torchext: built with headers of torch {info['torch']}: cpu ({', '.join(ISAS)})")
         if info["cuda_archs"]:
             print(f"torchext: built cuda (sm_{', sm_'.join(info['cuda_archs'])}, and PTX)")
-        for name, why in info["not_built"].items():
-            print(f"torchext: {name} was not built: {why}")
+        if "cuda" in info["not_built"]:
+            print(f"torchext: cuda was not built: {info['not_built']['cuda']}")
+        if info["emulated"]:
+            print("torchext: built emulator, for tests")
 
     def get_outputs(self):
         return []
@@ -163,14 +174,32 @@ def plan_cuda(n, torch_flags, link_torch, nvcc, archs, compiler):
     n.link("libtorchext_cuda.so", objects, f"{link_torch} {cudart} -ldl -lrt -lpthread")
 
 
+def plan_emulator(n, torch_flags, link_torch):
+    """The CUDA library, compiled for the CPU, and what plays the GPU."""
+    objects = [
+        n.compile("cxx", CSRC / "ops.cpp", "emulator_ops", f"{torch_flags} {library('emulator')}"),
+        *plan_ops(n, "emulator", torch_flags),
+    ]
+    for source in sorted((CSRC / "emulator").glob("*.cpp")):
+        flags = "-g1 -fvisibility=default"
+        objects.append(n.compile("cxx", source, f"emulator_{source.stem}", flags))
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        objects.append(n.compile("cxx", source, f"emulated_{source.stem}", EMULATED))
+    n.link("libtorchext_emulator.so", objects, f"{link_torch} -lpthread -ldl")
+
+
+def library(device):
+    return f"-DTORCHEXT_LIBRARY_{device.upper()}=1"
+
+
 def plan_ops(n, device, torch_flags):
     """Checks, allocation and registration of the ops that a device has kernels for."""
     key = device.upper()
-    flags = f"{torch_flags} -DTORCHEXT_DISPATCH_KEY={key} -DTORCHEXT_LIBRARY_{key}=1"
+    flags = f"{torch_flags} -DTORCHEXT_DISPATCH_KEY={key} {library(device)}"
     return [
         n.compile("cxx", source, f"{device}_op_{source.stem}", flags)
         for source in sorted((CSRC / "op").glob("*.cpp"))
-        if device == "cpu" or (CSRC / device / f"{source.stem}.cu").exists()
+        if device == "cpu" or (CSRC / "cuda" / f"{source.stem}.cu").exists()
     ]
 
 
@@ -221,13 +250,21 @@ def build(directory):
     plan_cpu(n, torch_flags, link_torch)
     if nvcc:
         plan_cuda(n, torch_flags, link_torch, nvcc, archs, compiler)
+    emulated = os.environ.get("TORCHEXT_EMULATOR") == "1"
+    if emulated:
+        plan_emulator(n, torch_flags, link_torch)
     if not n.run("libtorchext_cpu.so", HOST):
         sys.exit("torchext: the CPU library did not compile: the compiler's words are above")
+    if emulated and not n.run("libtorchext_emulator.so"):
+        sys.exit("torchext: the emulator did not compile: the compiler's words are above")
     if nvcc and not n.run("libtorchext_cuda.so"):
         nvcc, why_no_cuda = None, "nvcc failed: pip install -v shows its words"
     if not nvcc and os.environ.get("TORCHEXT_CUDA") == "1":
         sys.exit(f"torchext: TORCHEXT_CUDA=1, but {why_no_cuda}")
     release = re.search(r"release (\d+)\.(\d+)", output_of(nvcc, "--version")) if nvcc else None
+    not_built = {} if nvcc else {"cuda": why_no_cuda}
+    if not emulated:
+        not_built["emulator"] = "it is for tests: TORCHEXT_EMULATOR=1 builds it"
     return {
         "torch": torch_version,
         "compiler": output_of(*compiler.split(), "--version").splitlines()[0],
@@ -235,7 +272,8 @@ def build(directory):
         "isas": ISAS,
         "cuda_archs": archs if nvcc else [],
         "cuda_version": int(release[1]) * 1000 + int(release[2]) * 10 if nvcc else 0,
-        "not_built": {} if nvcc else {"cuda": why_no_cuda},
+        "emulated": f"{compiler} -std=c++17 -fPIC {EMULATED}" if emulated else "",
+        "not_built": not_built,
         "sources": runpy.run_path(ROOT / "torchext/_sources.py")["digest_of"](CSRC),
     }
 

@@ -13,7 +13,7 @@ import triton_interpreter
 from cases import INTERPRETED, SPECS, make_arguments, named, normal
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from torchext import _host, _load
+from torchext import _host, _load, emulator
 from torchext.ops import OPS
 from torchext.ops._packed import pack, suits_pairs, unpack
 
@@ -40,6 +40,8 @@ class Backend:
             return f"this CPU has no {self.isa}"
         if self.namespace == "torchext":
             return ""
+        if self.namespace == emulator.NAMESPACE:
+            return emulator.why_not()
         if self.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "Triton runs on the GPU here, not in its interpreter"
         return _why_no_triton()
@@ -97,9 +99,11 @@ def _why_no_triton():
 
 CPU = tuple(Backend(isa, isa=isa) for isa in _load.ISAS)
 TRITON = Backend("triton", namespace="torchext_triton")
+EMULATOR = Backend("emulator", namespace=emulator.NAMESPACE)
 BACKENDS = (
     *CPU,
     TRITON,
+    EMULATOR,
     Backend("cuda", device="cuda"),
     Backend("triton-cuda", namespace="torchext_triton", device="cuda"),
 )
@@ -131,6 +135,7 @@ def each_case(wanted=lambda op, case: True, backends=BACKENDS, interpreted=INTER
         for one in params(backends)
         if one.values[0] is not TRITON or case in named(op, interpreted)
         if one.values[0].isa != PAIRS or of_pairs(op) or backends is not BACKENDS
+        if one.values[0] is not EMULATOR or emulator.has(op)
     ]
     return pytest.mark.parametrize(("op", "case", "backend"), found, indirect=["backend"])
 

@@ -4,18 +4,26 @@ op and the argument, and never by a crash."""
 import pytest
 import torch
 from cases import REFUSED
-from harness import BACKENDS, params
+from harness import BACKENDS, EMULATOR, params
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torchext
+from torchext import emulator
 
 refused = pytest.mark.parametrize(
     ("argument", "call"), [pytest.param(*rest, id=what) for what, *rest in REFUSED]
 )
 
 
-@refused
-@pytest.mark.parametrize("backend", params(BACKENDS))
+@pytest.mark.parametrize(
+    ("argument", "call", "backend"),
+    [
+        pytest.param(argument, call, *one.values, marks=one.marks, id=f"{one.id}-{what}")
+        for one in params(BACKENDS)
+        for what, argument, call in REFUSED
+        if one.values[0] is not EMULATOR or emulator.has(call[0])
+    ],
+)
 def test_refused(argument, call, backend):
     backend.use()
     op, args = call

@@ -5,6 +5,7 @@ import torch
 from cases import LAYOUTS, SPECS, integers, named, normal
 from harness import (
     BACKENDS,
+    EMULATOR,
     TRITON,
     best_isa,
     call_of,
@@ -83,7 +84,7 @@ def test_threads_agree(op, case, backend, threads):
         assert same_bits(backend(op, *args), alone), n
 
 
-@each_case(is_laid_out, [one for one in BACKENDS if one is not TRITON])
+@each_case(is_laid_out, [one for one in BACKENDS if one not in (EMULATOR, TRITON)])
 def test_repeats_agree(op, case, backend, threads):
     """Twenty times: a race shows only now and then."""
     torch.set_num_threads(2)

@@ -81,8 +81,8 @@ def load_libraries(package_path):
             " this tree's csrc: install again",
             stacklevel=3,
         )
-    why_not_loaded["cpu"] = _load("cpu")
-    why_not_loaded["cuda"] = why_not_loaded["cpu"] or _no_cuda() or _load("cuda")
+    why_not_loaded["cpu"] = load("cpu")
+    why_not_loaded["cuda"] = why_not_loaded["cpu"] or _no_cuda() or load("cuda")
     if why_not_loaded["cpu"]:
         warnings.warn(
             f"torchext: no kernels, everything runs as plain PyTorch: {why_not_loaded['cpu']}"
@@ -96,7 +96,8 @@ def load_libraries(package_path):
             warnings.warn(f"{error}; using the best it has", stacklevel=3)
 
 
-def _load(name):
+def load(name):
+    """Loads one library; returns why not, "" if it did."""
     directory = library_directory()
     file = directory / f"libtorchext_{name}.so"
     if not directory.is_dir():

@@ -121,7 +121,6 @@ __global__ void __launch_bounds__(kThreads) avg_pool2d_split_kernel(const SplitF
 #pragma unroll
       for (int k = 0; k < V; ++k) sum[k] += partial[k * kThreads + thread + half * p.lanes];
     }
-    __syncthreads();
   }
 
   if (part != 0 || !made) return;
@@ -145,7 +144,7 @@ int power_of_two_within(int64_t value, int least, int most) {
 }
 
 template <class T, int V, class I>
-void average(const AvgPool2d& p, void* stream) {
+void average(const AvgPool2d& p, const Queue& queue) {
   const char* op = p.adaptive ? "adaptive_avg_pool2d" : "avg_pool2d";
   const Forward<T, I> f{{p, V, p.OH, p.OW, p.y_stride},
                         Rule<T>(p),
@@ -154,7 +153,7 @@ void average(const AvgPool2d& p, void* stream) {
                         static_cast<T*>(p.y)};
   constexpr int kLong = 16;  // inputs: where overlapping windows share loads, splitting has no use
   if (inputs_per_window(p) < kLong || inputs_per_output(p) < kLong) {
-    return launch_over(op, avg_pool2d_kernel<T, V, I>, f, stream);
+    return launch_over(op, avg_pool2d_kernel<T, V, I>, f, queue);
   }
   // A group of threads that lie together reads whole 128-byte lines.
   constexpr int kLine = 128 / (V * sizeof(T));
@@ -164,17 +163,17 @@ void average(const AvgPool2d& p, void* stream) {
   const SplitForward<T, I> split{f, parts, lanes};
   tile::launch_kernel(op, avg_pool2d_split_kernel<T, V, I>,
                       tile::blocks_for(op, f.g.count, kThreads / parts), kThreads,
-                      kThreads * V * sizeof(Compute<T>), stream, split);
+                      kThreads * V * sizeof(Compute<T>), queue, split);
 }
 
 template <class T>
-void average(const AvgPool2d& p, void* stream) {
+void average(const AvgPool2d& p, const Queue& queue) {
   const bool narrow = fits_32_bits(p, {{p.x_stride, p.H, p.W}, {p.y_stride, p.OH, p.OW}});
   if (in_vectors<T>(p.x, p.x_stride, p.C) && in_vectors<T>(p.y, p.y_stride, p.C)) {
     constexpr int V = kVector<T>;
-    return narrow ? average<T, V, int32_t>(p, stream) : average<T, V, int64_t>(p, stream);
+    return narrow ? average<T, V, int32_t>(p, queue) : average<T, V, int64_t>(p, queue);
   }
-  return narrow ? average<T, 1, int32_t>(p, stream) : average<T, 1, int64_t>(p, stream);
+  return narrow ? average<T, 1, int32_t>(p, queue) : average<T, 1, int64_t>(p, queue);
 }
 
 template <class T, class I>
@@ -212,52 +211,52 @@ __global__ void __launch_bounds__(kThreads) avg_pool2d_backward_kernel(const Bac
 }
 
 template <class T, int V, class I>
-void spread(const AvgPool2dBackward& p, void* stream) {
+void spread(const AvgPool2dBackward& p, const Queue& queue) {
   const Backward<T, I> b{{p, V, p.H, p.W, p.grad_x_stride},
                          Rule<T>(p),
                          StridesOf<I>(p.grad_y_stride),
                          static_cast<const T*>(p.grad_y),
                          static_cast<T*>(p.grad_x)};
   const char* op = p.adaptive ? "adaptive_avg_pool2d_backward" : "avg_pool2d_backward";
-  launch_over(op, avg_pool2d_backward_kernel<T, V, I>, b, stream);
+  launch_over(op, avg_pool2d_backward_kernel<T, V, I>, b, queue);
 }
 
 template <class T>
-void spread(const AvgPool2dBackward& p, void* stream) {
+void spread(const AvgPool2dBackward& p, const Queue& queue) {
   const bool narrow = fits_32_bits(p, {{p.grad_y_stride, p.OH, p.OW}, {p.grad_x_stride, p.H, p.W}});
   if (in_vectors<T>(p.grad_y, p.grad_y_stride, p.C) &&
       in_vectors<T>(p.grad_x, p.grad_x_stride, p.C)) {
     constexpr int V = kVector<T>;
-    return narrow ? spread<T, V, int32_t>(p, stream) : spread<T, V, int64_t>(p, stream);
+    return narrow ? spread<T, V, int32_t>(p, queue) : spread<T, V, int64_t>(p, queue);
   }
-  return narrow ? spread<T, 1, int32_t>(p, stream) : spread<T, 1, int64_t>(p, stream);
+  return narrow ? spread<T, 1, int32_t>(p, queue) : spread<T, 1, int64_t>(p, queue);
 }
 
 }  // namespace
 
-void launch(const AvgPool2d& p, void* stream) {
+void launch(const AvgPool2d& p, const Queue& queue) {
   switch (p.dtype) {
     case DType::f32:
-      return average<float>(p, stream);
+      return average<float>(p, queue);
     case DType::f64:
-      return average<double>(p, stream);
+      return average<double>(p, queue);
     case DType::bf16:
-      return average<bf16>(p, stream);
+      return average<bf16>(p, queue);
     case DType::f16:
-      return average<f16>(p, stream);
+      return average<f16>(p, queue);
   }
 }
 
-void launch(const AvgPool2dBackward& p, void* stream) {
+void launch(const AvgPool2dBackward& p, const Queue& queue) {
   switch (p.dtype) {
     case DType::f32:
-      return spread<float>(p, stream);
+      return spread<float>(p, queue);
     case DType::f64:
-      return spread<double>(p, stream);
+      return spread<double>(p, queue);
     case DType::bf16:
-      return spread<bf16>(p, stream);
+      return spread<bf16>(p, queue);
     case DType::f16:
-      return spread<f16>(p, stream);
+      return spread<f16>(p, queue);
   }
 }
 

@@ -95,25 +95,25 @@ __global__ void __launch_bounds__(kThreads) max_pool2d_kernel(const Forward<T, I
 }
 
 template <class T, int V, bool kSaves, class I>
-void pool(const MaxPool2d& p, void* stream) {
+void pool(const MaxPool2d& p, const Queue& queue) {
   const Forward<T, I> f{{p, V, p.OH, p.OW, p.y_stride},
                         StridesOf<I>(p.x_stride),
                         static_cast<const T*>(p.x),
                         static_cast<T*>(p.y),
                         p.offsets,
                         p.wide_offsets};
-  launch_over("max_pool2d", max_pool2d_kernel<T, V, kSaves, I>, f, stream);
+  launch_over("max_pool2d", max_pool2d_kernel<T, V, kSaves, I>, f, queue);
 }
 
 template <class T, bool kSaves>
-void pool(const MaxPool2d& p, void* stream) {
+void pool(const MaxPool2d& p, const Queue& queue) {
   constexpr int V = kVector<T>;
   const bool narrow = fits_32_bits(p, {{p.x_stride, p.H, p.W}, {p.y_stride, p.OH, p.OW}});
   if (in_vectors<T>(p.x, p.x_stride, p.C) && in_vectors<T>(p.y, p.y_stride, p.C) &&
       (!kSaves || winners_in_vectors<V>(p.offsets, p.wide_offsets, p.y_stride, p.C))) {
-    return narrow ? pool<T, V, kSaves, int32_t>(p, stream) : pool<T, V, kSaves, int64_t>(p, stream);
+    return narrow ? pool<T, V, kSaves, int32_t>(p, queue) : pool<T, V, kSaves, int64_t>(p, queue);
   }
-  return narrow ? pool<T, 1, kSaves, int32_t>(p, stream) : pool<T, 1, kSaves, int64_t>(p, stream);
+  return narrow ? pool<T, 1, kSaves, int32_t>(p, queue) : pool<T, 1, kSaves, int64_t>(p, queue);
 }
 
 template <class T, class I>
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) max_pool2d_backward_kernel(const Bac
 }
 
 template <class T, int V, class I>
-void gather(const MaxPool2dBackward& p, void* stream) {
+void gather(const MaxPool2dBackward& p, const Queue& queue) {
   const Backward<T, I> b{{p, V, p.H, p.W, p.grad_x_stride},
                          StridesOf<I>(p.grad_y_stride),
                          StridesOf<I>(p.offset_stride),
@@ -167,11 +167,11 @@ void gather(const MaxPool2dBackward& p, void* stream) {
                          p.offsets,
                          static_cast<T*>(p.grad_x),
                          p.wide_offsets};
-  launch_over("max_pool2d_backward", max_pool2d_backward_kernel<T, V, I>, b, stream);
+  launch_over("max_pool2d_backward", max_pool2d_backward_kernel<T, V, I>, b, queue);
 }
 
 template <class T>
-void gather(const MaxPool2dBackward& p, void* stream) {
+void gather(const MaxPool2dBackward& p, const Queue& queue) {
   constexpr int V = kVector<T>;
   const bool narrow = fits_32_bits(
       p,
@@ -179,9 +179,9 @@ void gather(const MaxPool2dBackward& p, void* stream) {
   if (in_vectors<T>(p.grad_y, p.grad_y_stride, p.C) &&
       in_vectors<T>(p.grad_x, p.grad_x_stride, p.C) &&
       winners_in_vectors<V>(p.offsets, p.wide_offsets, p.offset_stride, p.C)) {
-    return narrow ? gather<T, V, int32_t>(p, stream) : gather<T, V, int64_t>(p, stream);
+    return narrow ? gather<T, V, int32_t>(p, queue) : gather<T, V, int64_t>(p, queue);
   }
-  return narrow ? gather<T, 1, int32_t>(p, stream) : gather<T, 1, int64_t>(p, stream);
+  return narrow ? gather<T, 1, int32_t>(p, queue) : gather<T, 1, int64_t>(p, queue);
 }
 
 // 64-bit throughout: a conversion for users who ask for indices, not a hot path.
@@ -212,37 +212,37 @@ __global__ void __launch_bounds__(kThreads) max_pool2d_indices_kernel(const Indi
 
 }  // namespace
 
-void launch(const MaxPool2d& p, void* stream) {
+void launch(const MaxPool2d& p, const Queue& queue) {
   const bool saves = p.offsets != nullptr;
   switch (p.dtype) {
     case DType::f32:
-      return saves ? pool<float, true>(p, stream) : pool<float, false>(p, stream);
+      return saves ? pool<float, true>(p, queue) : pool<float, false>(p, queue);
     case DType::f64:
-      return saves ? pool<double, true>(p, stream) : pool<double, false>(p, stream);
+      return saves ? pool<double, true>(p, queue) : pool<double, false>(p, queue);
     case DType::bf16:
-      return saves ? pool<bf16, true>(p, stream) : pool<bf16, false>(p, stream);
+      return saves ? pool<bf16, true>(p, queue) : pool<bf16, false>(p, queue);
     case DType::f16:
-      return saves ? pool<f16, true>(p, stream) : pool<f16, false>(p, stream);
+      return saves ? pool<f16, true>(p, queue) : pool<f16, false>(p, queue);
   }
 }
 
-void launch(const MaxPool2dBackward& p, void* stream) {
+void launch(const MaxPool2dBackward& p, const Queue& queue) {
   switch (p.dtype) {
     case DType::f32:
-      return gather<float>(p, stream);
+      return gather<float>(p, queue);
     case DType::f64:
-      return gather<double>(p, stream);
+      return gather<double>(p, queue);
     case DType::bf16:
-      return gather<bf16>(p, stream);
+      return gather<bf16>(p, queue);
     case DType::f16:
-      return gather<f16>(p, stream);
+      return gather<f16>(p, queue);
   }
 }
 
-void launch(const MaxPool2dIndices& p, void* stream) {
+void launch(const MaxPool2dIndices& p, const Queue& queue) {
   const Indices f{
       {p, 1, p.OH, p.OW, p.index_stride}, p.offset_stride, p.offsets, p.indices, p.wide_offsets};
-  launch_over("max_pool2d_indices", max_pool2d_indices_kernel, f, stream);
+  launch_over("max_pool2d_indices", max_pool2d_indices_kernel, f, queue);
 }
 
 }  // namespace torchext

@@ -114,9 +114,9 @@ bool in_vectors(const void* data, const Strides& s, int64_t C) {
 
 // Starts `kernel`, which takes `parameters` alone, with one thread for each vector that it makes.
 template <class P>
-void launch_over(const char* op, void (*kernel)(P), const P& parameters, void* stream) {
+void launch_over(const char* op, void (*kernel)(P), const P& parameters, const Queue& queue) {
   const dim3 grid = tile::blocks_for(op, parameters.g.count, kThreads);
-  tile::launch_kernel(op, kernel, grid, kThreads, 0, stream, parameters);
+  tile::launch_kernel(op, kernel, grid, kThreads, 0, queue, parameters);
 }
 
 }  // namespace torchext

@@ -41,12 +41,34 @@ struct Pack {
   T lanes[N];
 };
 
+// One access. In an emulated one the compiler may not take the word apart.
+template <class Word>
+__device__ __forceinline__ Word load_word(const Word* from) {
+#if TORCHEXT_EMULATED
+  Word word;
+  emulator::load(&word, from, sizeof word);
+  return word;
+#else
+  return *from;
+#endif
+}
+template <class Word>
+__device__ __forceinline__ void store_word(Word* to, const Word& word) {
+#if TORCHEXT_EMULATED
+  emulator::store(to, &word, sizeof word);
+#else
+  *to = word;
+#endif
+}
+
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load(const T* from) {
   using Word = typename Pack<T, N>::Word;
   Word words[Pack<T, N>::kWords];
 #pragma unroll
-  for (int k = 0; k < Pack<T, N>::kWords; ++k) words[k] = reinterpret_cast<const Word*>(from)[k];
+  for (int k = 0; k < Pack<T, N>::kWords; ++k) {
+    words[k] = load_word(reinterpret_cast<const Word*>(from) + k);
+  }
   Pack<T, N> pack;
   __builtin_memcpy(&pack, words, sizeof pack);
   return pack;
@@ -58,7 +80,30 @@ __device__ __forceinline__ void store(T* to, const Pack<T, N>& pack) {
   Word words[Pack<T, N>::kWords];
   __builtin_memcpy(words, &pack, sizeof pack);
 #pragma unroll
-  for (int k = 0; k < Pack<T, N>::kWords; ++k) reinterpret_cast<Word*>(to)[k] = words[k];
+  for (int k = 0; k < Pack<T, N>::kWords; ++k) {
+    store_word(reinterpret_cast<Word*>(to) + k, words[k]);
+  }
+}
+
+// The first `lanes` of a pack, the others 0: at the end of a row.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_part(const T* from, int64_t lanes) {
+  if (lanes >= N) return load<N>(from);
+  Pack<T, N> pack{};
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    if (k < lanes) pack.lanes[k] = from[k];
+  }
+  return pack;
+}
+
+template <class T, int N>
+__device__ __forceinline__ void store_part(T* to, const Pack<T, N>& pack, int64_t lanes) {
+  if (lanes >= N) return store(to, pack);
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    if (k < lanes) to[k] = pack.lanes[k];
+  }
 }
 
 // Rounds N values to the stored type and stores them.

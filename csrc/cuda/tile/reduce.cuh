@@ -1,0 +1,48 @@
+// Sums and maxima over the lanes of a warp and over a block, always in the same order; every thread
+// gets the result.
+#pragma once
+
+#include "smem.cuh"
+
+namespace torchext::tile {
+
+constexpr int kWarp = 32;
+
+struct Sum {
+  template <class F>
+  __device__ F operator()(F a, F b) const {
+    return a + b;
+  }
+};
+struct Maximum {
+  template <class F>
+  __device__ F operator()(F a, F b) const {
+    return b > a ? b : a;
+  }
+};
+
+template <class Combine, class F>
+__device__ __forceinline__ F over_warp(F value) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    value = Combine()(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  }
+  return value;
+}
+
+// Over a block of kThreads, by way of kThreads / 32 numbers of shared memory.
+template <class Combine, int kThreads, class F>
+__device__ __forceinline__ F over_block(F value, F* of_warps) {
+  constexpr int kWarps = kThreads / kWarp;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  value = over_warp<Combine>(value);
+  __syncthreads();  // whoever still reads an earlier result
+  if (lane == 0) of_warps[warp] = value;
+  __syncthreads();
+  value = of_warps[0];
+#pragma unroll
+  for (int k = 1; k < kWarps; ++k) value = Combine()(value, of_warps[k]);
+  return value;
+}
+
+}  // namespace torchext::tile

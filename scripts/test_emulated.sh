@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Builds the CUDA kernels for the emulator (csrc/emulator) into this tree, beside what it has, and
+# runs every test of them.
+#
+#     scripts/test_emulated.sh     in an environment that has torchext[test]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+TORCHEXT_EMULATOR=1 TORCHEXT_CUDA=0 python setup.py build_ext --inplace
+pytest -n auto -k emulator tests

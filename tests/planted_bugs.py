@@ -1,0 +1,364 @@
+"""Bugs, each planted in a real kernel, and what the emulator must say of them.
+
+Those of a source are compiled at once: `before`, an expression or whole statements, becomes both,
+and a switch chooses. As a program: `planted_bugs.py LIBRARY NUMBER...` prints what is found.
+"""
+
+import ctypes
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from torchext import _load
+
+CUDA = Path(__file__).parent.parent / "csrc/cuda"
+
+
+@dataclass(frozen=True)
+class Bug:
+    op: str  # whose cases show it
+    source: str  # the kernel's file
+    file: str  # where it is planted
+    before: str
+    after: str
+    kinds: str  # of findings, any of which will do; "result": only the numbers are wrong
+
+    def __str__(self):
+        return f"{self.file}: {' '.join(self.after.split())[:50]}"
+
+
+RACE = "race-shared uninitialised-shared"
+
+BUGS = [
+    Bug(
+        "max_pool2d_inference",
+        "max_pool2d.cu",
+        "max_pool2d.cu",
+        "if (index >= p.g.count) return;",
+        "if (index > p.g.count) return;",
+        "bounds-global",
+    ),
+    Bug(
+        "max_pool2d_inference",
+        "max_pool2d.cu",
+        "max_pool2d.cu",
+        "taps_inside(p.g.h, o.h, I(p.g.H))",
+        "taps_inside(p.g.h, o.h, I(p.g.H + 1))",
+        "bounds-global",
+    ),
+    Bug(
+        "max_pool2d_inference",
+        "max_pool2d.cu",
+        "max_pool2d.cu",
+        "tile::store_narrow(p.y + index * V, best);",
+        "tile::store_narrow(p.y + index / 2 * V, best);",
+        "race-global",
+    ),
+    Bug(
+        "max_pool2d_inference",
+        "max_pool2d.cu",
+        "max_pool2d.cu",
+        "tile::load<V>(x + (row + (left + j * p.g.w.dilation) * p.x_stride.w))",
+        "tile::load<V>(x + (row + (left + j * p.g.w.dilation) * p.x_stride.w + V / 2))",
+        "misaligned",
+    ),
+    Bug(
+        "max_pool2d",
+        "max_pool2d.cu",
+        "max_pool2d.cu",
+        "if (kSaves) store_winners(p.offsets, p.wide_offsets, index * V, winner);",
+        "if (kSaves && index > 0) store_winners(p.offsets, p.wide_offsets, index * V, winner);",
+        "result",
+    ),
+    Bug(
+        "max_pool2d_backward",
+        "max_pool2d.cu",
+        "max_pool2d.cu",
+        "tile::store_narrow(p.grad_x + index * V, sum);",
+        "tile::store_narrow(const_cast<T*>(p.grad_y), sum);",
+        "read-only",
+    ),
+    Bug(
+        "adaptive_avg_pool2d_inference",
+        "avg_pool2d.cu",
+        "avg_pool2d.cu",
+        "__syncthreads();",
+        ";",
+        RACE,
+    ),
+    Bug(
+        "adaptive_avg_pool2d_inference",
+        "avg_pool2d.cu",
+        "avg_pool2d.cu",
+        "partial[k * kThreads + thread + half * p.lanes]",
+        "partial[k * kThreads + thread + (half + 1) * p.lanes]",
+        f"{RACE} bounds-shared",
+    ),
+    Bug(
+        "adaptive_avg_pool2d_inference",
+        "avg_pool2d.cu",
+        "avg_pool2d.cu",
+        "tile::shared_array<Compute<T>>()",
+        "tile::shared_array<Compute<T>>() + kThreads",
+        "bounds-shared",
+    ),
+    Bug(
+        "adaptive_avg_pool2d_inference",
+        "avg_pool2d.cu",
+        "avg_pool2d.cu",
+        "p.parts / 2",
+        "(made ? p.parts / 2 : 0)",
+        "exited deadlock",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "if (lane == 0) of_warps[warp] = value;",
+        "if (lane == 0 && warp > 0) of_warps[warp] = value;",
+        "uninitialised-shared",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "if (lane == 0) of_warps[warp] = value;\n  __syncthreads();",
+        "if (lane == 0) of_warps[warp] = value;",
+        RACE,
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "__syncthreads();",
+        ";",
+        "race-shared",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "__syncthreads();",
+        "if (lane < 7) {\n    __syncthreads();\n  } else {\n    __syncthreads();\n  }",
+        "divergent-barrier",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "__shfl_xor_sync(0xffffffffu, value, distance)",
+        "__shfl_xor_sync(0x0000ffffu, value, distance)",
+        "lane-mask",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "__shfl_xor_sync(0xffffffffu, value, distance)",
+        "__shfl_xor_sync(threadIdx.x % 32 < 16 ? 0x0000ffffu : 0xffff0000u, value, distance)",
+        "inactive-lane",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "tile/reduce.cuh",
+        "value = Combine()(value, __shfl_xor_sync(0xffffffffu, value, distance));",
+        "if (threadIdx.x % 32 < 16) {\n"
+        "      value = Combine()(value, __shfl_xor_sync(0xffffffffu, value, distance));\n    }",
+        "lane-mismatch deadlock exited",
+    ),
+    Bug(
+        "softmax_inference",
+        "softmax.cu",
+        "softmax.cu",
+        "if (row >= p.outer) return;",
+        "if (row >= p.outer || threadIdx.x == 5) return;",
+        "exited",
+    ),
+    Bug(
+        "softmax_backward",
+        "softmax.cu",
+        "softmax.cu",
+        "p.grad_y + row * p.size",
+        "p.grad_y + row * p.size + 1",
+        "misaligned bounds-global",
+    ),
+    Bug(
+        "layer_norm",
+        "layer_norm.cu",
+        "layer_norm.cu",
+        "threadIdx.x % kTeam == 0",
+        "threadIdx.x % kTeam <= 1",
+        "race-global",
+    ),
+    Bug(
+        "layer_norm",
+        "layer_norm.cu",
+        "layer_norm.cu",
+        "tile::store_narrow(p.y + row * p.size + at, y);",
+        "tile::store_narrow(const_cast<T*>(p.x) + row * p.size + at, y);",
+        "read-only",
+    ),
+    Bug(
+        "layer_norm_backward",
+        "layer_norm.cu",
+        "layer_norm.cu",
+        "min_of((team + 1) * p.rows_of_team, p.rows)",
+        "(team + 1) * p.rows_of_team",
+        "bounds-global",
+    ),
+    Bug(
+        "layer_norm_backward",
+        "layer_norm.cu",
+        "layer_norm.cu",
+        "p.parts + team * 2 * p.size",
+        "p.parts + team / 2 * 4 * p.size",
+        "race-global bounds-global",
+    ),
+    Bug(
+        "layer_norm_backward",
+        "layer_norm.cu",
+        "column_sums.cuh",
+        "of_warps[warp * tile::kWarp + lane] = sum;",
+        "of_warps[warp * (tile::kWarp + 1) + lane] = sum;",
+        "bounds-shared",
+    ),
+    Bug(
+        "layer_norm_backward",
+        "layer_norm.cu",
+        "column_sums.cuh",
+        "row < p.rows",
+        "row <= p.rows",
+        "bounds-global uninitialised-global",
+    ),
+    Bug(
+        "dropout_inference",
+        "dropout.cu",
+        "dropout.cu",
+        "p.count - at",
+        "p.count - at + 1",
+        "bounds-global",
+    ),
+    Bug(
+        "local_response_norm_inference",
+        "local_response_norm.cu",
+        "local_response_norm.cu",
+        "min_of(after, C - 1 - c)",
+        "min_of(after, C - c)",
+        "bounds-global result",
+    ),
+    Bug(
+        "activation_inference",
+        "activation.cu",
+        "activation.cu",
+        "tile::store_part(p.y + at, pack, left);",
+        "tile::store_part(p.y + (at & ~int64_t{31}), pack, left);",
+        "race-global",
+    ),
+]
+
+
+def is_statement(text):
+    return text[-1] in ";}"
+
+
+def variants():
+    """[(source, its bugs)]: as many sources as it takes for no two edits to overlap."""
+    found = []
+    for bug in BUGS:
+        for source, bugs in found:
+            if source == bug.source and not any(overlap(bug, other) for other in bugs):
+                bugs.append(bug)
+                break
+        else:
+            found.append((bug.source, [bug]))
+    return found
+
+
+def overlap(a, b):
+    return a.file == b.file and (a.before in b.before or b.before in a.before)
+
+
+def with_bug(text, bug):
+    """The text with both ways, of which a switch chooses."""
+    assert bug.before in text, f"{bug}: its place is gone"
+    switch = f"planted({BUGS.index(bug)})"
+    if is_statement(bug.before):
+        both = f"if ({switch}) {{\n{bug.after}\n}} else {{\n{bug.before}\n}}"
+    else:
+        both = f"({switch} ? ({bug.after}) : ({bug.before}))"
+    return text.replace(bug.before, both, 1)
+
+
+SWITCH = """#pragma once
+extern "C" __attribute__((weak)) int torchext_planted = -1;
+inline bool planted(int bug) { return torchext_planted == bug; }
+"""
+
+
+def build(folder):
+    """Compiles all variants; returns [(library, bugs)]."""
+    info = _load.build_info()
+    (folder / "planted.h").write_text(SWITCH)
+    emulator = _load.library_directory() / "libtorchext_emulator.so"
+    compiler = info["emulated"].split(" -std")[0]  # whose linker would add the sanitizer's library
+    lines = [
+        "rule compile",
+        f"  command = {info['emulated']} -include {folder}/planted.h -c $in -o $out.o"
+        f" && {compiler} -shared $out.o {emulator} -o $out",
+    ]
+    libraries = []
+    for number, (source, bugs) in enumerate(variants()):
+        csrc = folder / str(number) / "csrc"
+        shutil.copytree(CUDA.parent, csrc, ignore=shutil.ignore_patterns("cpu", "emulator"))
+        for bug in bugs:
+            file = csrc / "cuda" / bug.file
+            file.write_text(with_bug(file.read_text(), bug))
+        libraries.append((folder / f"{number}.so", bugs))
+        lines.append(f"build {folder}/{number}.so: compile {csrc}/cuda/{source}")
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    subprocess.run(["ninja", "-C", folder], check=True, stdout=subprocess.DEVNULL)
+    return libraries
+
+
+def found_by(library, numbers):
+    """{number: what was found}, in a process of its own: the library's kernels come before the
+    emulator's."""
+    command = [sys.executable, __file__, str(library), *map(str, numbers)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {int(number): text for number, text in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def found_of(bug):
+    """The first finding in the op's cases; "result", or "nothing"."""
+    import harness
+
+    backend = harness.EMULATOR
+    for case in harness.SPECS[bug.op].cases:
+        for dtype in (torch.float32, torch.bfloat16):
+            call = harness.call_of(bug.op, case, dtype)
+            try:
+                harness.check_accurate(backend(bug.op, *call.args), call)
+            except RuntimeError as error:
+                return str(error).split("emulator: ", 1)[1]
+            except AssertionError:
+                return "result"
+    return "nothing"
+
+
+def main(library, *numbers):
+    switch = ctypes.c_int.in_dll(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL), "torchext_planted")
+    found = {}
+    for number in map(int, numbers):
+        switch.value = number
+        found[number] = found_of(BUGS[number])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

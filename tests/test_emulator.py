@@ -1,0 +1,128 @@
+"""The emulator: every bug planted in a real kernel is found, no clean kernel is accused, and its
+counters say what kernels cost. tests/test_ops.py runs all ops on it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from cases import SPECS, named
+from harness import EMULATOR, call_of, check_accurate, map_tensors
+from planted_bugs import BUGS, build, found_by
+
+from torchext import emulator
+from torchext.ops import OPS
+
+pytestmark = pytest.mark.skipif(bool(emulator.why_not()), reason=emulator.why_not())
+EMULATED = [op for op in OPS if emulator.has(op)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What the emulator says of each planted bug, by its number."""
+    libraries = build(tmp_path_factory.mktemp("planted"))
+
+    def run(library_and_bugs):
+        library, bugs = library_and_bugs
+        return found_by(library, [BUGS.index(bug) for bug in bugs])
+
+    with ThreadPoolExecutor(2) as pool:
+        return {number: kind for one in pool.map(run, libraries) for number, kind in one.items()}
+
+
+@pytest.mark.xdist_group("planted")
+def test_planted_bugs_are_found(found):
+    missed = {}
+    for number, bug in enumerate(BUGS):
+        kind, _, words = found[number].partition(":")
+        if kind not in bug.kinds.split():
+            missed[str(bug)] = (found[number], bug.kinds)
+        elif kind != "result":
+            assert "csrc/cuda/" in words, (str(bug), words)
+            assert "thread (" in words or kind == "deadlock", words
+            assert "replay: seed 1, launch" in words, words
+    assert not missed
+
+
+def small_cases(op):
+    cases = sorted(SPECS[op].cases, key=lambda case: torch.Size(case.shape).numel())
+    return [case for case in cases if torch.Size(case.shape).numel() > 0][:2] + named(op, ["seven"])
+
+
+@pytest.mark.parametrize("op", EMULATED)
+def test_no_false_alarms(op):
+    """In 50 orders of threads, with copies that land late or at any time."""
+    for case in small_cases(op)[:2]:
+        call = call_of(op, case, torch.float32)
+        for seed in range(2, 52):
+            with emulator.settings(seed=seed, late_copies=seed % 2, workers=1 + seed % 2):
+                check_accurate(EMULATOR(op, *call.args), call)
+
+
+def test_launches_are_refused_as_by_the_chip():
+    x = torch.randn(1, 8, 16, 16)
+    with (
+        emulator.settings(shared_bytes=16),
+        pytest.raises(RuntimeError, match=r"emulator: launch: got \d+ bytes of shared memory"),
+    ):
+        torch.ops.torchext_emu.adaptive_avg_pool2d_inference(x, [1, 1])
+
+
+def test_settings_are_restored():
+    before = emulator.Settings.current().seed
+    with emulator.settings(seed=99):
+        assert emulator.Settings.current().seed == 99
+    assert emulator.Settings.current().seed == before
+    with (
+        pytest.raises(ValueError, match="settings: got 'sed', expected one of seed"),
+        emulator.settings(sed=1),
+    ):
+        pass
+
+
+def test_profile_wants_an_op_with_a_kernel():
+    with pytest.raises(ValueError, match="profile: got 'no_such_op', expected an op that has"):
+        emulator.profile("no_such_op")
+
+
+def image(*shape):
+    return torch.randn(shape).bfloat16().to(memory_format=torch.channels_last)
+
+
+# Layers of networks cut to a few tiles.
+IN_ONE_PASS = {
+    "max_pool2d_inference": (image(2, 64, 56, 56), [3, 3], [2, 2], [1, 1], [1, 1], False),
+    "max_pool2d": (image(2, 64, 56, 56), [3, 3], [2, 2], [1, 1], [1, 1], False),
+    "avg_pool2d_inference": (image(1, 64, 28, 28), [2, 2], [2, 2], [0, 0], False, True, None),
+    "adaptive_avg_pool2d_inference": (image(2, 512, 7, 7), [1, 1]),
+    "activation_inference": (image(1, 64, 28, 28), 6),
+    "activation_backward": (image(1, 64, 28, 28), image(1, 64, 28, 28), 6),
+    "dropout_inference": (torch.randn(197, 768).bfloat16(), 0.5, 1, True),
+    "softmax_inference": (torch.randn(128, 200).bfloat16(), 1, False),
+    "softmax_backward": (torch.randn(128, 200), torch.rand(128, 200), 1, False),
+    "layer_norm": (torch.randn(197, 768).bfloat16(), 768, torch.ones(768), torch.ones(768), 1e-5),
+    "layer_norm_backward": (
+        torch.randn(197, 768).bfloat16(),
+        torch.randn(197, 768).bfloat16(),
+        torch.zeros(197),
+        torch.ones(197),
+        768,
+        torch.ones(768),
+        1e-5,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("op", IN_ONE_PASS)
+def test_one_pass_over_memory(op):
+    """What must be moved, moved once, 16 bytes at a time, and nothing else."""
+    profile = emulator.profile(op, *map_tensors(torch.clone, IN_ONE_PASS[op]))
+    assert profile.moved <= 1.15 * profile.necessary, str(profile)
+    for line in profile.lines:
+        if line.shared:
+            assert line.wavefronts == line.fewest_wavefronts, str(profile)
+        elif line.sectors > 2 * line.requests:  # not one number for all lanes
+            assert line.bytes in (8, 16), str(profile)
+            # Weights in f32 are two accesses, 32 bytes apart from lane to lane; they stay in L1.
+            halves = 2 if op.startswith("layer_norm") and line.bytes == 16 else 1
+            assert line.sectors <= 1.15 * halves * line.fewest_sectors, str(profile)
