@@ -84,6 +84,21 @@ def test_profile_wants_an_op_with_a_kernel():
         emulator.profile("no_such_op")
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2)])
+def test_a_class_out_of_range_is_nan(shape):
+    """Nobody waits for a GPU to look at targets; torch ends the process's CUDA context there."""
+    op = torch.ops.torchext_emu.cross_entropy
+    target = torch.zeros(shape[:1] + shape[2:], dtype=torch.int64)
+    target[1] = 7
+    loss, lse, total = op(torch.randn(shape), target, None, 0, -100, 0.0)
+    assert loss[1].isnan().all() and not loss[[0, 2]].isnan().any()
+    assert op(torch.randn(shape), target, None, 1, -100, 0.0)[0].isnan()
+    x = torch.randn(shape)
+    back = torch.ops.torchext_emu.cross_entropy_backward
+    grad = back(torch.ones_like(loss), x, target, None, lse, total, 0, -100, 0.0)
+    assert grad[1].isnan().any() and not grad[[0, 2]].isnan().any()
+
+
 def image(*shape):
     return torch.randn(shape).bfloat16().to(memory_format=torch.channels_last)
 
@@ -99,6 +114,17 @@ IN_ONE_PASS = {
     "dropout_inference": (torch.randn(197, 768).bfloat16(), 0.5, 1, True),
     "softmax_inference": (torch.randn(128, 200).bfloat16(), 1, False),
     "softmax_backward": (torch.randn(128, 200), torch.rand(128, 200), 1, False),
+    "cross_entropy": (torch.randn(64, 1000), torch.arange(64), None, 1, -100, 0.0),
+    "batch_norm_inference": (
+        image(1, 64, 28, 28),
+        torch.ones(64),
+        torch.ones(64),
+        torch.zeros(64),
+        torch.ones(64),
+        False,
+        0.1,
+        1e-5,
+    ),
     "layer_norm": (torch.randn(197, 768).bfloat16(), 768, torch.ones(768), torch.ones(768), 1e-5),
     "layer_norm_backward": (
         torch.randn(197, 768).bfloat16(),
@@ -121,7 +147,7 @@ def test_one_pass_over_memory(op):
     for line in profile.lines:
         if line.shared:
             assert line.wavefronts == line.fewest_wavefronts, str(profile)
-        elif line.sectors > 2 * line.requests:  # not one number for all lanes
+        elif 32 * line.sectors > profile.necessary / 20 and line.sectors > 2 * line.requests:
             assert line.bytes in (8, 16), str(profile)
             # Weights in f32 are two accesses, 32 bytes apart from lane to lane; they stay in L1.
             halves = 2 if op.startswith("layer_norm") and line.bytes == 16 else 1

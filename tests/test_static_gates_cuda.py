@@ -18,6 +18,7 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     # Four packs of one or two rows stay in registers: 8 loads of 16 bytes on their way a thread,
     # which two blocks of 256 (one, of layer_norm's sums for its weights) are enough to hide.
     "softmax": 112,
+    "cross_entropy": 112,
     "layer_norm": 176,
     # Coefficients of 8 channels: two blocks of 256.
     "channel_norm": 96,

@@ -106,8 +106,6 @@ CPU_KERNEL(LocalResponseNorm)
 CPU_KERNEL(LocalResponseNormBackward)
 CPU_KERNEL(Softmax)
 CPU_KERNEL(SoftmaxBackward)
-CPU_KERNEL(CrossEntropyForward)
-CPU_KERNEL(CrossEntropyBackward)
 CPU_KERNEL(BinaryCrossEntropy)
 CPU_KERNEL(Dropout)
 
@@ -135,6 +133,8 @@ using cpu::Separable;
 using cpu::WindowBias;
 using cpu::WindowBiasGradient;
 using cpu::Winograd;
+CPU_KERNEL(CrossEntropyForward)
+CPU_KERNEL(CrossEntropyBackward)
 CPU_KERNEL(ChannelMoments)
 CPU_KERNEL(ChannelSums)
 CPU_KERNEL(ChannelAffine)

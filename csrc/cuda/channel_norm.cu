@@ -275,13 +275,29 @@ struct Coefficients {
 
   __device__ __forceinline__ Coefficients(const Affine<F>& a, const Split& s,
                                           const Share<V, kLast>& share) {
+    if (!share.any) return;
+    Pack<F, V> means, rstds, weights, biases;
+    if (kLast && s.channels_of_set == 1) {  // each channel has its own, side by side
+      const int64_t c = share.channel;
+      means = tile::load<V>(a.mean + c);
+      rstds = tile::load<V>(a.rstd + c);
+      if (a.weight) weights = tile::load<V>(a.weight + c);
+      if (a.bias) biases = tile::load<V>(a.bias + c);
+    } else {
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        const int64_t set = share.set_of(s, k), c = share.channel_of(k);
+        means.lanes[k] = a.mean[set];
+        rstds.lanes[k] = a.rstd[set];
+        if (a.weight) weights.lanes[k] = a.weight[c];
+        if (a.bias) biases.lanes[k] = a.bias[c];
+      }
+    }
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      if (!share.any) continue;
-      const int64_t set = share.set_of(s, k), c = share.channel_of(k);
-      mean[k] = a.mean[set];
-      scale[k] = a.weight ? a.rstd[set] * a.weight[c] : a.rstd[set];
-      shift[k] = a.bias ? a.bias[c] : F(0);
+      mean[k] = means.lanes[k];
+      scale[k] = a.weight ? rstds.lanes[k] * weights.lanes[k] : rstds.lanes[k];
+      shift[k] = a.bias ? biases.lanes[k] : F(0);
     }
   }
 };
@@ -472,11 +488,13 @@ __global__ void __launch_bounds__(kThreads) channel_gradients_kernel(const Gradi
 
 // choose(V, whether channels are last), as std::integral_constants.
 template <class T, class Choose, class... Tensors>
-void for_layout(const Channels& p, const Choose& choose, const Tensors*... tensors) {
+void for_layout(const Channels& p, const Affine<Compute<T>>& affine, const Choose& choose,
+                const Tensors*... tensors) {
   using Vector = std::integral_constant<int, kVector<T>>;
   using One = std::integral_constant<int, 1>;
   const bool vectors =
-      (p.channels_last ? p.C : p.S) % kVector<T> == 0 && all_aligned<T>(tensors...);
+      (p.channels_last ? p.C : p.S) % kVector<T> == 0 && all_aligned<T>(tensors...) &&
+      all_aligned<Compute<T>>(affine.mean, affine.rstd, affine.weight, affine.bias);
   if (p.channels_last) {
     return vectors ? choose(Vector{}, std::true_type{}) : choose(One{}, std::true_type{});
   }
@@ -510,6 +528,7 @@ void forward(const ChannelNorm& n, const Queue& queue) {
   const char* op = name_of(n, false);
   const auto in = [](const void* tensor) { return static_cast<const T*>(tensor); };
   const auto wide = [](const void* tensor) { return static_cast<const F*>(tensor); };
+  const Affine<F> affine{wide(n.mean), wide(n.rstd), wide(n.weight), wide(n.bias)};
   const auto launch_as = [&](auto V, auto last) {
     const Split split(n, V());
     F* sums = n.training ? tile::scratch<F>(queue, 2 * split.parts() * n.C) : nullptr;
@@ -533,13 +552,11 @@ void forward(const ChannelNorm& n, const Queue& queue) {
                            static_cast<F*>(n.new_running_mean),
                            static_cast<F*>(n.new_running_var)};
     launch_warps(op, finish_statistics_kernel<F>, finish, split.sets(), queue);
-    const Normalize<T> normalize{
-        split,          {wide(n.mean), wide(n.rstd), wide(n.weight), wide(n.bias)},
-        n.activation,   in(n.x),
-        in(n.residual), static_cast<T*>(n.y)};
+    const Normalize<T> normalize{split,   affine,         n.activation,
+                                 in(n.x), in(n.residual), static_cast<T*>(n.y)};
     launch_split(op, channel_norm_kernel<T, V(), last()>, normalize, V(), 0, queue);
   };
-  for_layout<T>(n, launch_as, n.x, n.residual, n.y);
+  for_layout<T>(n, affine, launch_as, n.x, n.residual, n.y);
 }
 
 template <class T>
@@ -548,13 +565,10 @@ void backward(const ChannelNormBackward& n, const Queue& queue) {
   const char* op = name_of(n, true);
   const auto in = [](const void* tensor) { return static_cast<const T*>(tensor); };
   const auto wide = [](const void* tensor) { return static_cast<const F*>(tensor); };
+  const Affine<F> affine{wide(n.mean), wide(n.rstd), wide(n.weight), wide(n.bias)};
   const auto launch_as = [&](auto V, auto last) {
     const Split split(n, V());
-    const Gate<T> gate{{wide(n.mean), wide(n.rstd), wide(n.weight), wide(n.bias)},
-                       n.activation,
-                       in(n.grad_y),
-                       in(n.x),
-                       in(n.residual)};
+    const Gate<T> gate{affine, n.activation, in(n.grad_y), in(n.x), in(n.residual)};
     const bool of_weights = n.grad_weight != nullptr;
     F *scale = nullptr, *shift = nullptr;
     if (n.training || of_weights) {
@@ -589,7 +603,7 @@ void backward(const ChannelNormBackward& n, const Queue& queue) {
                                  static_cast<T*>(n.grad_residual)};
     launch_split(op, channel_gradients_kernel<T, V(), last()>, gradients, V(), 0, queue);
   };
-  for_layout<T>(n, launch_as, n.grad_y, n.x, n.residual, n.grad_x, n.grad_residual);
+  for_layout<T>(n, affine, launch_as, n.grad_y, n.x, n.residual, n.grad_x, n.grad_residual);
 }
 
 }  // namespace

@@ -195,7 +195,7 @@ void forward(const LayerNorm& n, const Queue& queue) {
   for_rows<T>(n.size, vectors, [&](auto V, auto team) {
     const auto kernel = n.residual ? layer_norm_kernel<T, V(), team(), true>
                                    : layer_norm_kernel<T, V(), team(), false>;
-    launch_rows<T>("layer_norm", kernel, p, n.rows, team(), queue);
+    launch_rows<T>("layer_norm", kernel, n.rows, team(), queue, p);
   });
 }
 
@@ -228,10 +228,10 @@ void backward(const LayerNormBackward& n, const Queue& queue) {
       p.parts = tile::scratch<F>(queue, parts * 2 * n.size);
       if (n.rows == 0) return;
       const auto kernel = layer_norm_backward_kernel<T, V(), team(), true>;
-      return launch_rows<T>(op, kernel, p, parts, team(), queue);
+      return launch_rows<T>(op, kernel, parts, team(), queue, p);
     }
     const auto kernel = layer_norm_backward_kernel<T, V(), team(), false>;
-    if (n.rows > 0) launch_rows<T>(op, kernel, p, n.rows, team(), queue);
+    if (n.rows > 0) launch_rows<T>(op, kernel, n.rows, team(), queue, p);
     if (!sums) return;
     p.rows_of_team = max_of(ceil_div(n.rows, kMostParts), int64_t{1});
     parts = ceil_div(n.rows, p.rows_of_team);

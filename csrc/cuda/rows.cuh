@@ -89,12 +89,12 @@ void for_rows(int64_t size, bool vectors, const Choose& choose) {
   short_row ? choose(One{}, Warp{}) : choose(One{}, Block{});
 }
 
-template <class T, class P>
-void launch_rows(const char* op, void (*kernel)(P), const P& p, int64_t rows, int team,
-                 const Queue& queue) {
+template <class T, class... Parameters, class... Arguments>
+void launch_rows(const char* op, void (*kernel)(Parameters...), int64_t rows, int team,
+                 const Queue& queue, const Arguments&... arguments) {
   const dim3 grid = tile::blocks_for(op, rows, kRowThreads / team);
   const size_t shared = kRowThreads / tile::kWarp * sizeof(Compute<T>);
-  tile::launch_kernel(op, kernel, grid, kRowThreads, shared, queue, p);
+  tile::launch_kernel(op, kernel, grid, kRowThreads, shared, queue, arguments...);
 }
 
 }  // namespace torchext

@@ -156,7 +156,7 @@ void forward(const Softmax& s, const Queue& queue) {
       s.outer, s.size, s.inner, s.log, static_cast<const T*>(s.x), static_cast<T*>(s.y)};
   if (s.inner == 1) {
     return for_rows<T>(s.size, rows_in_vectors<T>(s.size, p.x, p.y), [&](auto V, auto team) {
-      launch_rows<T>("softmax", softmax_kernel<T, V(), team()>, p, s.outer, team(), queue);
+      launch_rows<T>("softmax", softmax_kernel<T, V(), team()>, s.outer, team(), queue, p);
     });
   }
   const int64_t columns = s.outer * s.inner;
@@ -179,7 +179,7 @@ void backward(const SoftmaxBackward& s, const Queue& queue) {
   if (s.inner == 1) {
     const bool vectors = rows_in_vectors<T>(s.size, p.grad_y, p.y, p.grad_x);
     return for_rows<T>(s.size, vectors, [&](auto V, auto team) {
-      launch_rows<T>(op, softmax_backward_kernel<T, V(), team()>, p, s.outer, team(), queue);
+      launch_rows<T>(op, softmax_backward_kernel<T, V(), team()>, s.outer, team(), queue, p);
     });
   }
   const int64_t columns = s.outer * s.inner;

@@ -17,9 +17,9 @@ struct CrossEntropy {
   const void* weight;         // [classes]; null: 1
   int64_t ignore_index;
   double label_smoothing;
-  double weights;  // their sum
 };
 
+// Of the items.
 struct CrossEntropyForward : CrossEntropy {
   void *loss, *lse;  // [outer, inner]
 };
@@ -28,9 +28,23 @@ struct CrossEntropyBackward : CrossEntropy {
   const void* lse;
   const void* grad_loss;  // [outer, inner], of the type computed in
   void* grad_x;
+  double weights;  // their sum
 };
 
-void launch(const CrossEntropyForward& p, const Queue& queue);
-void launch(const CrossEntropyBackward& p, const Queue& queue);
+// Of the whole op: the items' losses are summed up, or averaged.
+struct CrossEntropyLoss : CrossEntropyForward {
+  void* total;    // what a mean divides by: the weights of the classes that are not ignored, or
+                  // the number of items
+  void* reduced;  // the loss, one number; null: the items' are
+  bool mean;
+};
+
+struct CrossEntropyGradient : CrossEntropyBackward {
+  bool one_gradient;  // grad_loss is one number for all
+  const void* total;  // which it is divided by; null: 1
+};
+
+void launch(const CrossEntropyLoss& p, const Queue& queue);
+void launch(const CrossEntropyGradient& p, const Queue& queue);
 
 }  // namespace torchext
