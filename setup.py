@@ -36,6 +36,7 @@ EMULATED = (
     " -fno-tree-sra -fno-strict-aliasing -ftrivial-auto-var-init=pattern -Wno-unknown-pragmas"
     f" -include {CSRC}/emulator/cuda.h -x c++"
 )
+USES = {"linear": "conv2d"}  # ops whose kernels are another one's
 # g++ 12 warns of its own AVX-512 intrinsics (GCC bug 105593).
 QUIET = "-Wno-maybe-uninitialized"
 
@@ -199,7 +200,7 @@ def plan_ops(n, device, torch_flags):
     return [
         n.compile("cxx", source, f"{device}_op_{source.stem}", flags)
         for source in sorted((CSRC / "op").glob("*.cpp"))
-        if device == "cpu" or (CSRC / "cuda" / f"{source.stem}.cu").exists()
+        if device == "cpu" or (CSRC / "cuda" / f"{USES.get(source.stem, source.stem)}.cu").exists()
     ]
 
 

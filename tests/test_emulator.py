@@ -139,6 +139,54 @@ IN_ONE_PASS = {
 }
 
 
+def weight(outputs, channels, kernel):
+    return image(outputs, channels, kernel, kernel)
+
+
+_X, _W = image(2, 64, 16, 16), weight(128, 64, 3)
+_ONES, _TWOS = [1, 1], [2, 2]
+_CONV = (_ONES, _ONES, _ONES, 1, 0)
+_STRIDED = (_TWOS, _ONES, _ONES, 1, 0)
+_HALF = image(2, 128, 8, 8)
+# op -> arguments, and the sums of products it must make: two operations each.
+PRODUCTS = {
+    "conv2d_inference": ((_X, _W, None, None, *_CONV), 512 * 128 * 576),
+    "linear_inference": (
+        (torch.randn(256, 768).bfloat16(), torch.randn(128, 768).bfloat16(), None, None, 0),
+        256 * 768 * 128,
+    ),
+    "conv2d_backward_input": (
+        (_HALF, None, _W, [16, 16], True, *_STRIDED),
+        128 * 128 * 576,
+    ),
+    "conv2d_backward_weight": (
+        (image(2, 128, 16, 16), None, _X, [3, 3], True, *_CONV, False),
+        512 * 128 * 576,
+    ),
+}
+
+
+@pytest.mark.parametrize("op", PRODUCTS)
+def test_products(op):
+    """Tensor cores do little more than they must, and no bank of shared memory waits."""
+    args, products = PRODUCTS[op]
+    profile = emulator.profile(op, *args)
+    assert 2 * products <= profile.flops <= 2 * products / 0.95, str(profile)
+    for line in profile.lines:
+        if line.shared and (line.matrix_row or line.bytes == 16):
+            assert line.wavefronts <= 1.05 * line.fewest_wavefronts, str(profile)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_products_move_nothing_twice(kernel):
+    """As soon as there are blocks enough for no sum to be split."""
+    around = [kernel // 2] * 2
+    args = (image(8, 32, 32, 32), weight(64, 32, kernel), torch.randn(64).bfloat16(), None)
+    profile = emulator.profile("conv2d_inference", *args, _ONES, around, _ONES, 1, 1)
+    assert len(profile.kernels) == 1
+    assert profile.moved <= 1.15 * profile.necessary, str(profile)
+
+
 @pytest.mark.parametrize("op", IN_ONE_PASS)
 def test_one_pass_over_memory(op):
     """What must be moved, moved once, 16 bytes at a time, and nothing else."""

@@ -27,6 +27,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   return finish(op, p, x, bias, residual, output_is_channels_last(x, weight));
 }
 
+#if TORCHEXT_LIBRARY_CPU
 Tensor conv2d_packed(const Tensor& x, const Tensor& panels, const IntList& weight_size,
                      const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
                      const IntList& stride, const IntList& padding, const IntList& dilation,
@@ -55,6 +56,8 @@ Tensor conv2d_winograd(const Tensor& x, const Tensor& panels, int64_t out_channe
   p.panels = memory_of(dense);
   return finish(op, p, x, bias, residual, true);
 }
+
+#endif
 
 // The result of a fused activation, whose derivative gates grad_y; or none.
 template <class P>
@@ -204,8 +207,10 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const std::option
 REGISTER_KERNELS(library) {
   library.impl("conv2d", KERNEL(&conv2d));
   library.impl("conv2d_inference", KERNEL(&conv2d));
+#if TORCHEXT_LIBRARY_CPU  // whose kernels' panels these are
   library.impl("conv2d_packed_inference", KERNEL(&conv2d_packed));
   library.impl("conv2d_winograd_inference", KERNEL(&conv2d_winograd));
+#endif
   library.impl("conv2d_backward_input", KERNEL(&conv2d_backward_input));
   library.impl("conv2d_backward_weight", KERNEL(&conv2d_backward_weight));
   library.impl("conv_transpose2d", KERNEL(&conv_transpose2d));

@@ -114,6 +114,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, const Optional& bias,
                  activation);
 }
 
+#if TORCHEXT_LIBRARY_CPU
 Tensor linear_packed(const Tensor& input, const Tensor& panels, int64_t out_features,
                      const Optional& bias, const Optional& residual, int64_t activation) {
   const char* op = "linear_packed_inference";
@@ -126,6 +127,8 @@ Tensor linear_packed(const Tensor& input, const Tensor& panels, int64_t out_feat
   };
   return product(op, input, {out_features, input.size(-1)}, set_weight, bias, residual, activation);
 }
+
+#endif
 
 template <class P>
 void set_gate(const char* op, P& p, const std::optional<Tensor>& y, const Tensor& grad_y,
@@ -198,7 +201,9 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
 REGISTER_KERNELS(library) {
   library.impl("linear", KERNEL(&linear));
   library.impl("linear_inference", KERNEL(&linear));
+#if TORCHEXT_LIBRARY_CPU  // whose kernels' panels these are
   library.impl("linear_packed_inference", KERNEL(&linear_packed));
+#endif
   library.impl("linear_backward_input", KERNEL(&linear_backward_input));
   library.impl("linear_backward_weight", KERNEL(&linear_backward_weight));
 }

@@ -1,0 +1,344 @@
+// conv2d and the gradient of its input (op/conv2d.h) as products of gathered pixels: [pixels][taps
+// * channels] by the weight. The gradient's pixels come in phases, by their distance to the
+// stride's grid: each phase has only those taps that reach it. 16-bit types use tensor cores, f32
+// and f64 are exact. Channels that do not lie side by side are copied first (lay_out.cuh).
+#include "../op/conv2d.h"
+#include "lay_out.cuh"
+#include "product.cuh"
+
+namespace torchext {
+namespace {
+
+using tile::Order;
+
+struct Axis {  // of a window
+  int kernel, stride, padding, dilation;
+  explicit Axis(const Window& w)
+      : kernel(static_cast<int>(w.kernel)),
+        stride(static_cast<int>(w.stride)),
+        padding(static_cast<int>(w.padding)),
+        dilation(static_cast<int>(w.dilation)) {}
+};
+
+// ---- Forward
+
+template <class T>
+struct Patches {
+  static constexpr Order kOrder = Order::x_rows;
+  Laid<T> x;
+  Axis h, w;
+  int H, W, M, K;
+  tile::Divider<int> plane, row, channels, columns;  // of outputs, outputs; of a tap, taps
+
+  struct Place {
+    const T* image;  // null: beyond the last pixel
+    int h, w;        // of the first tap
+  };
+  __device__ __forceinline__ void choose(int group, int) { x.data += group * x.channels; }
+  __device__ __forceinline__ int depth() const { return K; }
+  __device__ __forceinline__ Place place(int m) const {
+    if (m >= M) return {nullptr, 0, 0};
+    const int n = m / plane, within = m - n * plane, oh = within / row, ow = within - oh * row;
+    return {x.data + n * x.n, oh * h.stride - h.padding, ow * w.stride - w.padding};
+  }
+  __device__ __forceinline__ const T* at(const Place& place, int k) const {
+    const int tap = k / channels, c = k - tap * channels;
+    const int i = tap / columns, j = tap - i * columns;
+    const int row = place.h + i * h.dilation, column = place.w + j * w.dilation;
+    const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(H) &&
+                        static_cast<unsigned>(column) < static_cast<unsigned>(W);
+    return place.image && inside ? place.image + (row * x.h + column * x.w + c) : nullptr;
+  }
+};
+
+template <class T>
+struct WeightRows {
+  static constexpr Order kOrder = Order::x_rows;
+  Laid<T> weight;
+  int O;  // of a group
+
+  using Place = const T*;
+  __device__ __forceinline__ void choose(int group, int) {
+    weight.data += static_cast<int64_t>(group) * O * weight.n;
+  }
+  __device__ __forceinline__ Place place(int o) const {
+    return o < O ? weight.data + o * weight.n : nullptr;
+  }
+  __device__ __forceinline__ const T* at(const Place& place, int k) const {
+    return place ? place + k : nullptr;
+  }
+};
+
+// What is done to a sum, and where it goes: pixel (n, h, w) of channels of a group.
+template <class T>
+struct Pixels {
+  using F = Compute<T>;
+  T* y;
+  const T *bias, *residual;
+  const F *scale, *shift;
+  Strides y_stride, residual_stride;
+  Activation activation;
+  bool vectors;  // y and residual take 16 bytes at once
+  int channels;  // of a group
+  int first = 0;
+
+  __device__ __forceinline__ void choose_group(int group) { first = group * channels; }
+  template <int V>
+  __device__ __forceinline__ void store_at(int64_t n, int64_t h, int64_t w, int c,
+                                           const F (&sums)[V]) const {
+    const int o = first + c, lanes = min_of(V, channels - c);
+    const Strides &s = y_stride, &rs = residual_stride;
+    T* to = y + (n * s.n + h * s.h + w * s.w + o * s.c);
+    const T* other = residual ? residual + (n * rs.n + h * rs.h + w * rs.w + o * rs.c) : nullptr;
+    Pack<T, V> more{};
+    if (other && vectors) more = tile::load<V>(other);
+    F values[V];
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      values[k] = sums[k];
+      if (k >= lanes) continue;
+      if (scale) values[k] = values[k] * scale[o + k] + shift[o + k];
+      if (bias) values[k] += tile::widen(bias[o + k]);
+      if (other) values[k] += tile::widen(vectors ? more.lanes[k] : other[k * rs.c]);
+      values[k] = activate(activation, values[k]);
+    }
+    if (vectors) return tile::store_narrow(to, values);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if (k < lanes) to[k * s.c] = tile::narrow<T>(values[k]);
+    }
+  }
+};
+
+template <class T>
+bool in_vectors(const void* data, const Strides& s, int64_t C) {
+  constexpr int V = kVector<T>;
+  return data == nullptr || (s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 &&
+                             s.w % V == 0 && tile::aligned_for<T, V>(data));
+}
+
+template <class T>
+struct Forward {
+  Pixels<T> pixels;
+  int M;
+  tile::Divider<int> plane, row;
+
+  __device__ __forceinline__ int rows() const { return M; }
+  __device__ __forceinline__ int most_rows() const { return M; }
+  __device__ __forceinline__ int phases() const { return 1; }
+  __device__ __forceinline__ void choose(int group, int) { pixels.choose_group(group); }
+  template <int V>
+  __device__ __forceinline__ void store(int m, int o, const Compute<T> (&sums)[V]) const {
+    if (o >= pixels.channels) return;
+    const int n = m / plane, within = m - n * plane, h = within / row;
+    pixels.store_at(n, h, within - h * row, o, sums);
+  }
+};
+
+template <class T>
+void forward(const Conv2d& p, const Queue& queue) {
+  const char* op = "conv2d";
+  const int64_t C = p.C / p.groups, O = p.O / p.groups, taps = p.h.kernel * p.w.kernel;
+  const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, C, p.H, p.W, p.groups}, {}, queue);
+  const Laid<T> weight = laid_out_weight<T>(op, p, p.weight, p.w_stride, queue);
+  const ProductShape shape{p.N * p.OH * p.OW, O, taps * x.channels, p.groups, 1};
+  check_product(op, shape);
+  const auto M = static_cast<int>(shape.M);
+  const tile::Divider<int> plane(p.OH * p.OW), row(p.OW);
+  const Patches<T> a{x,
+                     Axis(p.h),
+                     Axis(p.w),
+                     static_cast<int>(p.H),
+                     static_cast<int>(p.W),
+                     M,
+                     static_cast<int>(shape.K),
+                     plane,
+                     row,
+                     tile::Divider<int>(x.channels),
+                     tile::Divider<int>(p.w.kernel)};
+  const WeightRows<T> b{weight, static_cast<int>(O)};
+  const bool vectors =
+      in_vectors<T>(p.y, p.y_stride, O) && in_vectors<T>(p.residual, p.residual_stride, O);
+  const Forward<T> out{
+      {static_cast<T*>(p.y), static_cast<const T*>(p.bias), static_cast<const T*>(p.residual),
+       static_cast<const Compute<T>*>(p.scale), static_cast<const Compute<T>*>(p.shift), p.y_stride,
+       p.residual_stride, p.activation, vectors, static_cast<int>(O)},
+      M,
+      plane,
+      row};
+  for_core<T>(shape, [&](auto core) {
+    launch_product<decltype(core)>(op, shape, a, b, out, p.y_stride.c != 1, queue);
+  });
+}
+
+// ---- The gradient of the input
+
+// The taps that reach the inputs of one phase, first + k * step, along one axis; and the output
+// that the first of them belongs to: that of an input at `at` is (at - offset) / stride.
+struct Reach {
+  int phase, first, step, count, output_step;
+
+  __device__ __forceinline__ static Reach of(const Axis& axis, int phase) {
+    Reach r{phase, 0, 1, 0, 0};
+    while (r.first < axis.kernel &&
+           (phase + axis.padding - r.first * axis.dilation) % axis.stride) {
+      ++r.first;
+    }
+    while (r.step * axis.dilation % axis.stride) ++r.step;
+    r.count = r.first < axis.kernel ? (axis.kernel - r.first - 1) / r.step + 1 : 0;
+    r.output_step = r.step * axis.dilation / axis.stride;
+    return r;
+  }
+};
+
+// What both operands and the result know of a phase.
+struct Phase {
+  Axis h, w;
+  int N, H, W, OH, OW;  // of the input's gradient and of the output's
+  Reach of_h, of_w;
+  int rows, columns;  // inputs of the phase
+
+  __device__ __forceinline__ void choose(int phase) {
+    const int down = phase / w.stride, right = phase - down * w.stride;
+    of_h = Reach::of(h, down);
+    of_w = Reach::of(w, right);
+    rows = down < H ? (H - down - 1) / h.stride + 1 : 0;
+    columns = right < W ? (W - right - 1) / w.stride + 1 : 0;
+  }
+  __host__ __device__ int count() const { return h.stride * w.stride; }
+  // Inputs of the largest phase.
+  __host__ __device__ int most_rows() const {
+    return N * ((H - 1) / h.stride + 1) * ((W - 1) / w.stride + 1);
+  }
+};
+
+template <class T>
+struct Outputs {
+  static constexpr Order kOrder = Order::x_rows;
+  Phase p;
+  Laid<T> grad;
+
+  struct Place {
+    const T* image;  // null: beyond the last pixel
+    int h, w;        // of the output that the first tap belongs to
+  };
+  __device__ __forceinline__ void choose(int group, int phase) {
+    grad.data += group * grad.channels;
+    p.choose(phase);
+  }
+  __device__ __forceinline__ int depth() const {
+    return p.of_h.count * p.of_w.count * grad.channels;
+  }
+  __device__ __forceinline__ Place place(int m) const {
+    const int plane = p.rows * p.columns;
+    if (m >= p.N * plane) return {nullptr, 0, 0};
+    const int n = m / plane, within = m - n * plane, i = within / p.columns;
+    const int at_h = i * p.h.stride + p.of_h.phase + p.h.padding;
+    const int at_w = (within - i * p.columns) * p.w.stride + p.of_w.phase + p.w.padding;
+    // Divisible, but negative where the tap lies behind the first output.
+    return {grad.data + n * grad.n, (at_h - p.of_h.first * p.h.dilation) / p.h.stride,
+            (at_w - p.of_w.first * p.w.dilation) / p.w.stride};
+  }
+  __device__ __forceinline__ const T* at(const Place& place, int k) const {
+    const int tap = k / grad.channels, o = k - tap * grad.channels;
+    const int i = tap / p.of_w.count, j = tap - i * p.of_w.count;
+    const int row = place.h - i * p.of_h.output_step, column = place.w - j * p.of_w.output_step;
+    const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(p.OH) &&
+                        static_cast<unsigned>(column) < static_cast<unsigned>(p.OW);
+    return place.image && inside ? place.image + (row * grad.h + column * grad.w + o) : nullptr;
+  }
+};
+
+template <class T>
+struct WeightColumns {
+  static constexpr Order kOrder = Order::k_rows;
+  Phase p;
+  Laid<T> weight;
+  int O, channels_of_grad;  // of a group
+
+  using Place = int;  // the first channel
+  __device__ __forceinline__ void choose(int group, int phase) {
+    weight.data += static_cast<int64_t>(group) * O * weight.n;
+    p.choose(phase);
+  }
+  __device__ __forceinline__ Place place(int c) const { return c; }
+  __device__ __forceinline__ const T* at(const Place& c, int k) const {
+    const int tap = k / channels_of_grad, o = k - tap * channels_of_grad;
+    if (o >= O || c >= weight.channels) return nullptr;
+    const int i = tap / p.of_w.count, j = tap - i * p.of_w.count;
+    const int own = (p.of_h.first + i * p.of_h.step) * p.w.kernel + p.of_w.first + j * p.of_w.step;
+    return weight.data + (o * weight.n + own * weight.channels + c);
+  }
+};
+
+template <class T>
+struct Inputs {
+  Pixels<T> pixels;
+  Phase p;
+
+  __device__ __forceinline__ int rows() const { return p.N * p.rows * p.columns; }
+  __device__ __forceinline__ int most_rows() const { return p.most_rows(); }
+  __device__ __forceinline__ int phases() const { return p.count(); }
+  __device__ __forceinline__ void choose(int group, int phase) {
+    pixels.choose_group(group);
+    p.choose(phase);
+  }
+  template <int V>
+  __device__ __forceinline__ void store(int m, int c, const Compute<T> (&sums)[V]) const {
+    if (c >= pixels.channels) return;
+    const int plane = p.rows * p.columns, n = m / plane, within = m - n * plane;
+    const int i = within / p.columns, j = within - i * p.columns;
+    pixels.store_at(n, i * p.h.stride + p.of_h.phase, j * p.w.stride + p.of_w.phase, c, sums);
+  }
+};
+
+template <class T>
+void backward(const Conv2dBackwardInput& p, const Queue& queue) {
+  const char* op = "conv2d_backward_input";
+  const int64_t C = p.C / p.groups, O = p.O / p.groups, taps = p.h.kernel * p.w.kernel;
+  const Laid<T> grad = laid_out<T>(op, {p.grad_y, p.grad_y_stride, p.N, O, p.OH, p.OW, p.groups},
+                                   {p.activation, p.y, p.y_stride}, queue);
+  const Laid<T> weight = laid_out_weight<T>(op, p, p.weight, p.w_stride, queue);
+  const Phase phase{Axis(p.h),
+                    Axis(p.w),
+                    static_cast<int>(p.N),
+                    static_cast<int>(p.H),
+                    static_cast<int>(p.W),
+                    static_cast<int>(p.OH),
+                    static_cast<int>(p.OW),
+                    {},
+                    {},
+                    0,
+                    0};
+  check_product(op, {p.N * p.H * p.W, C, taps * grad.channels, p.groups, 1});
+  const ProductShape shape{phase.most_rows(), C, taps * grad.channels, p.groups, phase.count()};
+  const Outputs<T> a{phase, grad};
+  const WeightColumns<T> b{phase, weight, static_cast<int>(O), grad.channels};
+  const bool vectors = in_vectors<T>(p.grad_x, p.grad_x_stride, C);
+  const Inputs<T> out{{static_cast<T*>(p.grad_x),
+                       static_cast<const T*>(p.bias),
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       p.grad_x_stride,
+                       {},
+                       Activation::none,
+                       vectors,
+                       static_cast<int>(C)},
+                      phase};
+  for_core<T>(shape, [&](auto core) {
+    launch_product<decltype(core)>(op, shape, a, b, out, p.grad_x_stride.c != 1, queue);
+  });
+}
+
+}  // namespace
+
+void launch(const Conv2d& p, const Queue& queue) {
+  for_dtype(p.dtype, [&](auto zero) { forward<decltype(zero)>(p, queue); });
+}
+
+void launch(const Conv2dBackwardInput& p, const Queue& queue) {
+  for_dtype(p.dtype, [&](auto zero) { backward<decltype(zero)>(p, queue); });
+}
+
+}  // namespace torchext
