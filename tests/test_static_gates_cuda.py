@@ -24,13 +24,15 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     # gradients of inputs on sm_80.
     "conv2d": 160,
     "conv2d_backward_weight": 128,
+    # A row of inputs and four outputs of 8 channels: two blocks of 256, but one of 5 x 5.
+    "depthwise": 144,
     # Coefficients of 8 channels: two blocks of 256.
     "channel_norm": 96,
 }
 
 # Kernels that handle 16 bytes a thread name their type and lanes first. Every file has some ...
-# ... except for these stems, and why: each element has a window of its own.
-NOT_VECTORISED = {"local_response_norm"}
+# ... except for these stems, and why: each element has a window of its own; the kernels are others'.
+NOT_VECTORISED = {"local_response_norm", "conv_bn_act", "depthwise_separable"}
 VECTORISED = re.compile(r"<(double, 2|float, 4|[\w:]*(bf16|f16), 8)\b")
 ONLY_READS = re.compile(r"_(sums|moments|weights)_kernel<")  # a number for many elements
 GATHERS = re.compile(r"lay_out_kernel<")  # numbers that do not lie side by side

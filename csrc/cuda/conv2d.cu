@@ -3,22 +3,15 @@
 // stride's grid: each phase has only those taps that reach it. 16-bit types use tensor cores, f32
 // and f64 are exact. Channels that do not lie side by side are copied first (lay_out.cuh).
 #include "../op/conv2d.h"
+#include "depthwise.cuh"
 #include "lay_out.cuh"
+#include "pixels.cuh"
 #include "product.cuh"
 
 namespace torchext {
 namespace {
 
 using tile::Order;
-
-struct Axis {  // of a window
-  int kernel, stride, padding, dilation;
-  explicit Axis(const Window& w)
-      : kernel(static_cast<int>(w.kernel)),
-        stride(static_cast<int>(w.stride)),
-        padding(static_cast<int>(w.padding)),
-        dilation(static_cast<int>(w.dilation)) {}
-};
 
 // ---- Forward
 
@@ -68,54 +61,6 @@ struct WeightRows {
     return place ? place + k : nullptr;
   }
 };
-
-// What is done to a sum, and where it goes: pixel (n, h, w) of channels of a group.
-template <class T>
-struct Pixels {
-  using F = Compute<T>;
-  T* y;
-  const T *bias, *residual;
-  const F *scale, *shift;
-  Strides y_stride, residual_stride;
-  Activation activation;
-  bool vectors;  // y and residual take 16 bytes at once
-  int channels;  // of a group
-  int first = 0;
-
-  __device__ __forceinline__ void choose_group(int group) { first = group * channels; }
-  template <int V>
-  __device__ __forceinline__ void store_at(int64_t n, int64_t h, int64_t w, int c,
-                                           const F (&sums)[V]) const {
-    const int o = first + c, lanes = min_of(V, channels - c);
-    const Strides &s = y_stride, &rs = residual_stride;
-    T* to = y + (n * s.n + h * s.h + w * s.w + o * s.c);
-    const T* other = residual ? residual + (n * rs.n + h * rs.h + w * rs.w + o * rs.c) : nullptr;
-    Pack<T, V> more{};
-    if (other && vectors) more = tile::load<V>(other);
-    F values[V];
-#pragma unroll
-    for (int k = 0; k < V; ++k) {
-      values[k] = sums[k];
-      if (k >= lanes) continue;
-      if (scale) values[k] = values[k] * scale[o + k] + shift[o + k];
-      if (bias) values[k] += tile::widen(bias[o + k]);
-      if (other) values[k] += tile::widen(vectors ? more.lanes[k] : other[k * rs.c]);
-      values[k] = activate(activation, values[k]);
-    }
-    if (vectors) return tile::store_narrow(to, values);
-#pragma unroll
-    for (int k = 0; k < V; ++k) {
-      if (k < lanes) to[k * s.c] = tile::narrow<T>(values[k]);
-    }
-  }
-};
-
-template <class T>
-bool in_vectors(const void* data, const Strides& s, int64_t C) {
-  constexpr int V = kVector<T>;
-  return data == nullptr || (s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 &&
-                             s.w % V == 0 && tile::aligned_for<T, V>(data));
-}
 
 template <class T>
 struct Forward {
@@ -334,10 +279,12 @@ void backward(const Conv2dBackwardInput& p, const Queue& queue) {
 }  // namespace
 
 void launch(const Conv2d& p, const Queue& queue) {
+  if (is_depthwise(p)) return launch_depthwise(p, queue);
   for_dtype(p.dtype, [&](auto zero) { forward<decltype(zero)>(p, queue); });
 }
 
 void launch(const Conv2dBackwardInput& p, const Queue& queue) {
+  if (is_depthwise(p)) return launch_depthwise(p, queue);
   for_dtype(p.dtype, [&](auto zero) { backward<decltype(zero)>(p, queue); });
 }
 

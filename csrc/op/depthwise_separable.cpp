@@ -81,6 +81,7 @@ Tensor depthwise_separable(const Tensor& x, const Tensor& weight, const Optional
                residual, {stride, padding, dilation, channels}, activation, pointwise_activation);
 }
 
+#if TORCHEXT_LIBRARY_CPU
 Tensor depthwise_separable_packed(const Tensor& x, const Tensor& weight, const Optional& gamma,
                                   const Optional& beta, const Tensor& mean, const Tensor& var,
                                   double eps, const Tensor& panels, int64_t out_channels,
@@ -104,11 +105,15 @@ Tensor depthwise_separable_packed(const Tensor& x, const Tensor& weight, const O
                pointwise_activation);
 }
 
+#endif
+
 }  // namespace
 
 REGISTER_KERNELS(library) {
   library.impl("depthwise_separable_inference", KERNEL(&depthwise_separable));
+#if TORCHEXT_LIBRARY_CPU  // whose kernels' panels these are
   library.impl("depthwise_separable_packed_inference", KERNEL(&depthwise_separable_packed));
+#endif
 }
 
 }  // namespace torchext

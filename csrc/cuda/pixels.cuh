@@ -1,0 +1,67 @@
+// What becomes of a convolution's sums, and where they go.
+#pragma once
+
+#include "../op/conv2d.h"
+#include "activation.cuh"
+#include "pointwise.cuh"
+
+namespace torchext {
+
+struct Axis {  // of a window
+  int kernel, stride, padding, dilation;
+  explicit Axis(const Window& w)
+      : kernel(static_cast<int>(w.kernel)),
+        stride(static_cast<int>(w.stride)),
+        padding(static_cast<int>(w.padding)),
+        dilation(static_cast<int>(w.dilation)) {}
+};
+
+// What is done to a sum, and where it goes: pixel (n, h, w) of channels of a group.
+template <class T>
+struct Pixels {
+  using F = Compute<T>;
+  T* y;
+  const T *bias, *residual;
+  const F *scale, *shift;
+  Strides y_stride, residual_stride;
+  Activation activation;
+  bool vectors;  // y and residual take 16 bytes at once
+  int channels;  // of a group
+  int first = 0;
+
+  __device__ __forceinline__ void choose_group(int group) { first = group * channels; }
+  template <int V>
+  __device__ __forceinline__ void store_at(int64_t n, int64_t h, int64_t w, int c,
+                                           const F (&sums)[V]) const {
+    const int o = first + c, lanes = min_of(V, channels - c);
+    const Strides &s = y_stride, &rs = residual_stride;
+    T* to = y + (n * s.n + h * s.h + w * s.w + o * s.c);
+    const T* other = residual ? residual + (n * rs.n + h * rs.h + w * rs.w + o * rs.c) : nullptr;
+    Pack<T, V> more{};
+    if (other && vectors) more = tile::load<V>(other);
+    F values[V];
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      values[k] = sums[k];
+      if (k >= lanes) continue;
+      if (scale) values[k] = values[k] * scale[o + k] + shift[o + k];
+      if (bias) values[k] += tile::widen(bias[o + k]);
+      if (other) values[k] += tile::widen(vectors ? more.lanes[k] : other[k * rs.c]);
+      values[k] = activate(activation, values[k]);
+    }
+    if (vectors) return tile::store_narrow(to, values);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if (k < lanes) to[k * s.c] = tile::narrow<T>(values[k]);
+    }
+  }
+};
+
+template <class T>
+bool in_vectors(const void* data, const Strides& s, int64_t C) {
+  constexpr int V = kVector<T>;
+  return data == nullptr || (s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 &&
+                             s.w % V == 0 && tile::aligned_for<T, V>(data));
+}
+
+}  // namespace torchext
