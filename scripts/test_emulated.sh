@@ -6,4 +6,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TORCHEXT_EMULATOR=1 TORCHEXT_CUDA=0 python setup.py build_ext --inplace
+pip install -q --no-deps nvidia-cutlass || true  # CuTe's layouts, to compare with
 pytest -n auto -k emulator tests

@@ -31,10 +31,12 @@ BUDGETS = {  # where a file needs another one: its stem, and why
 }
 
 # Kernels that handle 16 bytes a thread name their type and lanes first. Every file has some ...
-# ... except for these stems, and why: each element has a window of its own; the kernels are others'.
+# ... except for these stems, and why: each element has a window of its own; the kernels are those
+# of others.
 NOT_VECTORISED = {"local_response_norm", "conv_bn_act", "depthwise_separable"}
 VECTORISED = re.compile(r"<(double, 2|float, 4|[\w:]*(bf16|f16), 8)\b")
-ONLY_READS = re.compile(r"_(sums|moments|weights)_kernel<")  # a number for many elements
+# A number for many elements.
+ONLY_READS = re.compile(r"(_sums|_moments|_weights|::cross_entropy)_kernel<")
 GATHERS = re.compile(r"lay_out_kernel<")  # numbers that do not lie side by side
 
 pytestmark = [
