@@ -187,6 +187,30 @@ def test_products_move_nothing_twice(kernel):
     assert profile.moved <= 1.15 * profile.necessary, str(profile)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_moves_nothing_twice(stride):
+    args = (image(2, 128, 28, 28), weight(128, 1, 3), None, None, [stride, stride], _ONES, _ONES)
+    profile = emulator.profile("conv2d_inference", *args, 128, 1)
+    assert profile.moved <= 1.15 * profile.necessary, str(profile)
+
+
+@pytest.mark.parametrize("outputs", [64, 128])
+def test_depthwise_separable_stores_nothing_in_between(outputs):
+    def norm(channels):
+        return (
+            torch.ones(channels),
+            torch.ones(channels),
+            torch.ones(channels),
+            torch.ones(channels),
+        )
+
+    block = (image(2, 128, 28, 28), weight(128, 1, 3), *norm(128), 1e-5)
+    pointwise = (weight(outputs, 128, 1), *norm(outputs), 1e-5, None, _ONES, _ONES, _ONES, 1, 1)
+    profile = emulator.profile("depthwise_separable_inference", *block, *pointwise)
+    assert profile.moved <= 1.1 * profile.necessary, str(profile)
+    assert profile.flops == 2 * 1600 * 128 * outputs  # 1568 pixels in tiles of 64
+
+
 @pytest.mark.parametrize("op", IN_ONE_PASS)
 def test_one_pass_over_memory(op):
     """What must be moved, moved once, 16 bytes at a time, and nothing else."""

@@ -26,6 +26,8 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     "conv2d_backward_weight": 128,
     # A row of inputs and four outputs of 8 channels: two blocks of 256, but one of 5 x 5.
     "depthwise": 144,
+    # Sums of 32 x 64 a warp, and a vector of channels in the making: four blocks of 128.
+    "depthwise_separable": 128,
     # Coefficients of 8 channels: two blocks of 256.
     "channel_norm": 96,
 }
@@ -33,7 +35,7 @@ BUDGETS = {  # where a file needs another one: its stem, and why
 # Kernels that handle 16 bytes a thread name their type and lanes first. Every file has some ...
 # ... except for these stems, and why: each element has a window of its own; the kernels are those
 # of others.
-NOT_VECTORISED = {"local_response_norm", "conv_bn_act", "depthwise_separable"}
+NOT_VECTORISED = {"local_response_norm", "conv_bn_act"}
 VECTORISED = re.compile(r"<(double, 2|float, 4|[\w:]*(bf16|f16), 8)\b")
 # A number for many elements.
 ONLY_READS = re.compile(r"(_sums|_moments|_weights|::cross_entropy)_kernel<")

@@ -45,42 +45,6 @@ struct Patches {
 };
 
 template <class T>
-struct WeightRows {
-  static constexpr Order kOrder = Order::x_rows;
-  Laid<T> weight;
-  int O;  // of a group
-
-  using Place = const T*;
-  __device__ __forceinline__ void choose(int group, int) {
-    weight.data += static_cast<int64_t>(group) * O * weight.n;
-  }
-  __device__ __forceinline__ Place place(int o) const {
-    return o < O ? weight.data + o * weight.n : nullptr;
-  }
-  __device__ __forceinline__ const T* at(const Place& place, int k) const {
-    return place ? place + k : nullptr;
-  }
-};
-
-template <class T>
-struct Forward {
-  Pixels<T> pixels;
-  int M;
-  tile::Divider<int> plane, row;
-
-  __device__ __forceinline__ int rows() const { return M; }
-  __device__ __forceinline__ int most_rows() const { return M; }
-  __device__ __forceinline__ int phases() const { return 1; }
-  __device__ __forceinline__ void choose(int group, int) { pixels.choose_group(group); }
-  template <int V>
-  __device__ __forceinline__ void store(int m, int o, const Compute<T> (&sums)[V]) const {
-    if (o >= pixels.channels) return;
-    const int n = m / plane, within = m - n * plane, h = within / row;
-    pixels.store_at(n, h, within - h * row, o, sums);
-  }
-};
-
-template <class T>
 void forward(const Conv2d& p, const Queue& queue) {
   const char* op = "conv2d";
   const int64_t C = p.C / p.groups, O = p.O / p.groups, taps = p.h.kernel * p.w.kernel;
@@ -101,10 +65,10 @@ void forward(const Conv2d& p, const Queue& queue) {
                      row,
                      tile::Divider<int>(x.channels),
                      tile::Divider<int>(p.w.kernel)};
-  const WeightRows<T> b{weight, static_cast<int>(O)};
+  const MatrixRows<T> b{weight.data, weight.n, static_cast<int>(O)};
   const bool vectors =
       in_vectors<T>(p.y, p.y_stride, O) && in_vectors<T>(p.residual, p.residual_stride, O);
-  const Forward<T> out{
+  const OutputPixels<T> out{
       {static_cast<T*>(p.y), static_cast<const T*>(p.bias), static_cast<const T*>(p.residual),
        static_cast<const Compute<T>*>(p.scale), static_cast<const Compute<T>*>(p.shift), p.y_stride,
        p.residual_stride, p.activation, vectors, static_cast<int>(O)},

@@ -157,13 +157,13 @@ __global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(const Weight
         sums[j][k] += tile::widen(g.lanes[k]) * tile::widen(input.lanes[k]);
     }
   }
-  // The lines of a block, pairwise
+  // The lines of a block, of which there are 8 or more, pairwise: what is written next is never
+  // what is still read.
   auto* shared = tile::shared_array<F>();  // [V][kThreads]
 #pragma unroll
   for (int j = 0; j < kTaps; ++j) {
     if (j >= taps) break;  // all threads alike
     for (int half = lines / 2; half > 0; half /= 2) {
-      __syncthreads();
       if (line >= half && line < 2 * half) {
 #pragma unroll
         for (int k = 0; k < V; ++k) shared[k * kThreads + threadIdx.x] = sums[j][k];
@@ -205,19 +205,6 @@ __global__ void __launch_bounds__(kPointwiseThreads)
 }
 
 // ---- Launches
-
-// The kernel as [h][w][outputs], or turned around.
-template <class T>
-Laid<T> filter_of(const char* op, const Conv2dShape& p, const void* weight, const Strides& s,
-                  bool turned, const Queue& queue) {
-  const auto* data = static_cast<const T*>(weight);
-  Strides taps{0, s.n, s.h, s.w};
-  if (turned) {
-    data += (p.h.kernel - 1) * s.h + (p.w.kernel - 1) * s.w;
-    taps.h = -s.h, taps.w = -s.w;
-  }
-  return laid_out_copy<T>(op, {data, taps, 1, p.O, p.h.kernel, p.w.kernel, 1}, {}, queue);
-}
 
 template <class T, int V>
 void launch_filter(const char* op, const Filter<T>& f, const Queue& queue) {

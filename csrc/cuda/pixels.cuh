@@ -4,6 +4,7 @@
 #include "../op/conv2d.h"
 #include "activation.cuh"
 #include "pointwise.cuh"
+#include "tile/divide.cuh"
 
 namespace torchext {
 
@@ -63,5 +64,24 @@ bool in_vectors(const void* data, const Strides& s, int64_t C) {
   return data == nullptr || (s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 &&
                              s.w % V == 0 && tile::aligned_for<T, V>(data));
 }
+
+// The rows of a product that makes all outputs, pixel by pixel.
+template <class T>
+struct OutputPixels {
+  Pixels<T> pixels;
+  int M;
+  tile::Divider<int> plane, row;
+
+  __device__ __forceinline__ int rows() const { return M; }
+  __device__ __forceinline__ int most_rows() const { return M; }
+  __device__ __forceinline__ int phases() const { return 1; }
+  __device__ __forceinline__ void choose(int group, int) { pixels.choose_group(group); }
+  template <int V>
+  __device__ __forceinline__ void store(int m, int o, const Compute<T> (&sums)[V]) const {
+    if (o >= pixels.channels) return;
+    const int n = m / plane, within = m - n * plane, h = within / row;
+    pixels.store_at(n, h, within - h * row, o, sums);
+  }
+};
 
 }  // namespace torchext

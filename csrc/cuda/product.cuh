@@ -49,16 +49,63 @@ struct Loader {
   }
 };
 
+// A matrix whose rows follow each other, `rows` of them for each group: weights.
+template <class T>
+struct MatrixRows {
+  static constexpr tile::Order kOrder = tile::Order::x_rows;
+  const T* data;
+  int64_t row;
+  int rows;
+
+  using Place = const T*;
+  __device__ __forceinline__ void choose(int group, int) {
+    data += static_cast<int64_t>(group) * rows * row;
+  }
+  __device__ __forceinline__ Place place(int x) const {
+    return x < rows ? data + x * row : nullptr;
+  }
+  __device__ __forceinline__ const T* at(const Place& place, int k) const {
+    return place ? place + k : nullptr;
+  }
+};
+
 // How z is counted.
 struct Parts {
   int groups, phases, splits, k_of_split;
 };
 
+// A block's sums leave by way of shared memory, which the block has done with but for its last
+// multiplications.
+template <class Core, class Out>
+__device__ __forceinline__ void store_results(const Core& core, const Out& out, int m0, int n0) {
+  using F = typename Core::F;
+  constexpr int V = kVector<typename Core::T>, kVectors = Core::kN / V;
+  F* band_rows = tile::shared_array<F>();
+  for (int band = 0; band < Core::kBands; ++band) {
+    __syncthreads();
+    core.put(band, band_rows);
+    __syncthreads();
+    for (int i = threadIdx.x; i < Core::kBandRows * kVectors; i += Core::kThreads) {
+      // Neighbouring threads write neighbours.
+      const int row = out.along_rows ? i % Core::kBandRows : i / kVectors;
+      const int column = (out.along_rows ? i / Core::kBandRows : i % kVectors) * V;
+      constexpr int kChunk = 16 / sizeof(F);
+      F values[V];
+#pragma unroll
+      for (int c = 0; c < V; c += kChunk) {
+        const auto chunk = tile::load<kChunk>(band_rows + Core::band_at(row, column + c));
+#pragma unroll
+        for (int k = 0; k < kChunk; ++k) values[c + k] = chunk.lanes[k];
+      }
+      out.store(m0 + Core::row_of(band, row), n0 + column, values);
+    }
+  }
+}
+
 template <class Core, class A, class B, class Out>
 __global__ void __launch_bounds__(Core::kThreads)
     product_kernel(A a, B b, Out out, const Parts parts) {
   using T = typename Core::T;
-  using F = typename Core::F;
   using LoadA = Loader<Core, A, Core::kM>;
   using LoadB = Loader<Core, B, Core::kN>;
   constexpr int kStage = LoadA::Tile::kElements + LoadB::Tile::kElements;
@@ -95,29 +142,8 @@ __global__ void __launch_bounds__(Core::kThreads)
                                                                   tiles + LoadA::Tile::kElements);
     stage = (stage + 1) % kStages;
   }
-  tile::wait_for_copies<0>();
 
-  constexpr int V = kVector<T>, kVectors = Core::kN / V;
-  F* band_rows = tile::shared_array<F>();
-  for (int band = 0; band < Core::kBands; ++band) {
-    __syncthreads();
-    core.put(band, band_rows);
-    __syncthreads();
-    for (int i = threadIdx.x; i < Core::kBandRows * kVectors; i += Core::kThreads) {
-      // Neighbouring threads write neighbours.
-      const int row = out.along_rows ? i % Core::kBandRows : i / kVectors;
-      const int column = (out.along_rows ? i / Core::kBandRows : i % kVectors) * V;
-      constexpr int kChunk = 16 / sizeof(F);
-      F values[V];
-#pragma unroll
-      for (int c = 0; c < V; c += kChunk) {
-        const auto chunk = tile::load<kChunk>(band_rows + Core::band_at(row, column + c));
-#pragma unroll
-        for (int k = 0; k < kChunk; ++k) values[c + k] = chunk.lanes[k];
-      }
-      out.store(m0 + Core::row_of(band, row), n0 + column, values);
-    }
-  }
+  store_results(core, out, m0, n0);
 }
 
 // What a product kernel needs of shared memory.

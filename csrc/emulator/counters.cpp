@@ -119,7 +119,9 @@ void Counters::flush(Warp& warp) {
   for (int lane = 0; lane < lanes; ++lane) warp.threads[lane].accesses.clear();
 }
 
-void count_products(uint64_t operations) { worker->counters->products += operations; }
+void count_products(uint64_t operations) {
+  if (current_settings().counts) worker->counters->products += operations;
+}
 
 void flush(Warp& warp) {
   if (current_settings().counts) worker->counters->flush(warp);
