@@ -153,3 +153,15 @@ def test_no_build_info(text, package):
     facts = probe(package.parent)
     assert facts["warnings"] == []
     assert facts["why"] == ""
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="no nm")
+@pytest.mark.parametrize("name", ["cpu", "cuda", "emulator"])
+def test_libraries_lack_nothing_of_ours(name):
+    """A launch that nobody defines would only show where the library is loaded: on a GPU."""
+    library = _load.library_directory() / f"libtorchext_{name}.so"
+    if not library.is_file():
+        pytest.skip(f"no {library.name} here")
+    command = ["nm", "-D", "--undefined-only", "--demangle", library]
+    undefined = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert not [x for x in undefined.splitlines() if " U " in x and "torchext::" in x]
