@@ -6,5 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TORCHEXT_EMULATOR=1 TORCHEXT_CUDA=0 python setup.py build_ext --inplace
-pip install -q --no-deps nvidia-cutlass || true  # CuTe's layouts, to compare with
+pip install -q --no-deps nvidia-cutlass || true # CuTe's layouts, to compare with
+export PYTHONPATH=$PWD # not an installed torchext, which has no emulator
+python -c 'from torchext import emulator; assert not emulator.why_not(), emulator.why_not()'
 pytest -n auto -k emulator tests

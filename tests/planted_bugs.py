@@ -380,7 +380,7 @@ BUGS = [
         "depthwise.cu",
         "__syncthreads();",
         ";",
-        "race-shared",
+        RACE,
     ),
     Bug(
         "conv2d_inference",
