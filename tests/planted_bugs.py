@@ -239,15 +239,18 @@ BUGS = [
     Bug(
         "batch_norm",
         "channel_norm.cu",
-        "channel_norm.cu",
-        "__syncthreads();",
-        ";",
+        "tile/reduce.cuh",
+        "__syncthreads();\n    if (line < half) {\n#pragma unroll\n"
+        "      for (int k = 0; k < V; ++k)"
+        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
+        "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
+        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
         RACE,
     ),
     Bug(
         "batch_norm",
         "channel_norm.cu",
-        "channel_norm.cu",
+        "tile/reduce.cuh",
         "shared[k * kThreads + thread + half * lanes]",
         "shared[k * kThreads + thread + half * lanes + 1]",
         f"{RACE} bounds-shared",
@@ -377,9 +380,12 @@ BUGS = [
     Bug(
         "conv2d_backward_weight",
         "depthwise.cu",
-        "depthwise.cu",
-        "__syncthreads();",
-        ";",
+        "tile/reduce.cuh",
+        "__syncthreads();\n    if (line < half) {\n#pragma unroll\n"
+        "      for (int k = 0; k < V; ++k)"
+        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
+        "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
+        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
         RACE,
     ),
     Bug(

@@ -235,29 +235,11 @@ void spread(const AvgPool2dBackward& p, const Queue& queue) {
 }  // namespace
 
 void launch(const AvgPool2d& p, const Queue& queue) {
-  switch (p.dtype) {
-    case DType::f32:
-      return average<float>(p, queue);
-    case DType::f64:
-      return average<double>(p, queue);
-    case DType::bf16:
-      return average<bf16>(p, queue);
-    case DType::f16:
-      return average<f16>(p, queue);
-  }
+  for_dtype(p.dtype, [&](auto zero) { average<decltype(zero)>(p, queue); });
 }
 
 void launch(const AvgPool2dBackward& p, const Queue& queue) {
-  switch (p.dtype) {
-    case DType::f32:
-      return spread<float>(p, queue);
-    case DType::f64:
-      return spread<double>(p, queue);
-    case DType::bf16:
-      return spread<bf16>(p, queue);
-    case DType::f16:
-      return spread<f16>(p, queue);
-  }
+  for_dtype(p.dtype, [&](auto zero) { spread<decltype(zero)>(p, queue); });
 }
 
 }  // namespace torchext

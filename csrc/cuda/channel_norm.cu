@@ -117,33 +117,14 @@ struct Pair {
   }
 };
 
-// What the threads of a block found of V channels each, put together over the threads of a column
-// of lanes; its first thread's `found` is the result.
-template <int V, class Found>
-__device__ __forceinline__ void gather_in_block(Found (&found)[V], int lanes) {
-  auto* shared = tile::shared_array<Found>();  // [V][kThreads]
-  const int thread = threadIdx.x, row = thread / lanes;
-  for (int half = kThreads / lanes / 2; half > 0; half /= 2) {
-    if (row >= half && row < 2 * half) {
-#pragma unroll
-      for (int k = 0; k < V; ++k) shared[k * kThreads + thread] = found[k];
-    }
-    __syncthreads();
-    if (row < half) {
-#pragma unroll
-      for (int k = 0; k < V; ++k) found[k] += shared[k * kThreads + thread + half * lanes];
-    }
-  }
-}
-
 // Along the lanes of one channel: the others of its vector are its own further pixels.
 template <int V, bool kLast, class Found>
 __device__ __forceinline__ void gather(Found (&found)[V], int lanes) {
-  if (kLast) return gather_in_block(found, lanes);
+  if (kLast) return tile::over_lines<kThreads>(found, lanes);
   Found one[1] = {found[0]};
 #pragma unroll
   for (int k = 1; k < V; ++k) one[0] += found[k];
-  gather_in_block(one, 1);
+  tile::over_lines<kThreads>(one, 1);
   found[0] = one[0];
 }
 
@@ -396,7 +377,6 @@ template <class F>
 struct FinishBackward {
   Parts parts;
   int64_t sets;
-  bool training;
   const F *of_g, *of_products, *rstd, *weight;
   F *scale, *shift;            // [sets]: grad_x has scale * (x - mean) + shift besides
   F *grad_weight, *grad_bias;  // [C], or null
@@ -580,7 +560,6 @@ void backward(const ChannelNormBackward& n, const Queue& queue) {
       shift = scale + split.sets();
       const FinishBackward<F> finish{{split},
                                      split.sets(),
-                                     n.training,
                                      of_g,
                                      of_products,
                                      wide(n.rstd),

@@ -66,15 +66,7 @@ void forward(const Conv2d& p, const Queue& queue) {
                      tile::Divider<int>(x.channels),
                      tile::Divider<int>(p.w.kernel)};
   const MatrixRows<T> b{weight.data, weight.n, static_cast<int>(O)};
-  const bool vectors =
-      in_vectors<T>(p.y, p.y_stride, O) && in_vectors<T>(p.residual, p.residual_stride, O);
-  const OutputPixels<T> out{
-      {static_cast<T*>(p.y), static_cast<const T*>(p.bias), static_cast<const T*>(p.residual),
-       static_cast<const Compute<T>*>(p.scale), static_cast<const Compute<T>*>(p.shift), p.y_stride,
-       p.residual_stride, p.activation, vectors, static_cast<int>(O)},
-      M,
-      plane,
-      row};
+  const OutputPixels<T> out{pixels_of<T>(p), M, plane, row};
   for_core<T>(shape, [&](auto core) {
     launch_product<decltype(core)>(op, shape, a, b, out, p.y_stride.c != 1, queue);
   });
@@ -223,18 +215,7 @@ void backward(const Conv2dBackwardInput& p, const Queue& queue) {
   const ProductShape shape{phase.most_rows(), C, taps * grad.channels, p.groups, phase.count()};
   const Outputs<T> a{phase, grad};
   const WeightColumns<T> b{phase, weight, static_cast<int>(O), grad.channels};
-  const bool vectors = in_vectors<T>(p.grad_x, p.grad_x_stride, C);
-  const Inputs<T> out{{static_cast<T*>(p.grad_x),
-                       static_cast<const T*>(p.bias),
-                       nullptr,
-                       nullptr,
-                       nullptr,
-                       p.grad_x_stride,
-                       {},
-                       Activation::none,
-                       vectors,
-                       static_cast<int>(C)},
-                      phase};
+  const Inputs<T> out{pixels_of<T>(p), phase};
   for_core<T>(shape, [&](auto core) {
     launch_product<decltype(core)>(op, shape, a, b, out, p.grad_x_stride.c != 1, queue);
   });

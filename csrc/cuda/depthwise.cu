@@ -7,6 +7,7 @@
 #include "depthwise.cuh"
 #include "lay_out.cuh"
 #include "pixels.cuh"
+#include "tile/reduce.cuh"
 
 namespace torchext {
 namespace {
@@ -128,7 +129,7 @@ struct WeightParts {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(const WeightParts<T> p) {
+__global__ void __launch_bounds__(kThreads, 2) depthwise_weight_kernel(const WeightParts<T> p) {
   using F = Compute<T>;
   const int lane = threadIdx.x % p.lanes, line = threadIdx.x / p.lanes, lines = kThreads / p.lanes;
   const int o = (blockIdx.x * p.lanes + lane) * V;
@@ -157,25 +158,10 @@ __global__ void __launch_bounds__(kThreads) depthwise_weight_kernel(const Weight
         sums[j][k] += tile::widen(g.lanes[k]) * tile::widen(input.lanes[k]);
     }
   }
-  // The lines of a block, of which there are 8 or more, pairwise: what is written next is never
-  // what is still read.
-  auto* shared = tile::shared_array<F>();  // [V][kThreads]
 #pragma unroll
   for (int j = 0; j < kTaps; ++j) {
     if (j >= taps) break;  // all threads alike
-    for (int half = lines / 2; half > 0; half /= 2) {
-      if (line >= half && line < 2 * half) {
-#pragma unroll
-        for (int k = 0; k < V; ++k) shared[k * kThreads + threadIdx.x] = sums[j][k];
-      }
-      __syncthreads();
-      if (line < half) {
-#pragma unroll
-        for (int k = 0; k < V; ++k) {
-          sums[j][k] += shared[k * kThreads + threadIdx.x + half * p.lanes];
-        }
-      }
-    }
+    tile::over_lines<kThreads>(sums[j], p.lanes);
     if (line > 0 || !any) continue;
     const int64_t tap = i * p.w.kernel + first + j;
     const int64_t of_part = static_cast<int64_t>(p.h.kernel) * p.w.kernel;
@@ -255,6 +241,13 @@ void check_sizes(const char* op, const Conv2dShape& p) {
   }
 }
 
+// For what looks at all channels side by side.
+template <class P>
+P in_one_group(P p) {
+  p.groups = 1;
+  return p;
+}
+
 template <class T>
 Filter<T> filter_on(const Conv2dShape& p, const Laid<T>& x, const Laid<T>& weight, int64_t H,
                     int64_t W, int64_t OH, int64_t OW) {
@@ -281,18 +274,7 @@ void forward(const Conv2d& p, const Queue& queue) {
   const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, p.C, p.H, p.W, 1}, {}, queue);
   const Laid<T> weight = filter_of<T>(op, p, p.weight, p.w_stride, false, queue);
   Filter<T> f = filter_on(p, x, weight, p.H, p.W, p.OH, p.OW);
-  const bool vectors = in_vectors<T>(p.y, p.y_stride, p.O) && p.O == p.C &&
-                       in_vectors<T>(p.residual, p.residual_stride, p.O);
-  f.pixels = {static_cast<T*>(p.y),
-              static_cast<const T*>(p.bias),
-              static_cast<const T*>(p.residual),
-              static_cast<const Compute<T>*>(p.scale),
-              static_cast<const Compute<T>*>(p.shift),
-              p.y_stride,
-              p.residual_stride,
-              p.activation,
-              vectors,
-              static_cast<int>(p.O)};
+  f.pixels = pixels_of<T>(in_one_group(p));
   run_filter(op, f, queue);
 }
 
@@ -306,17 +288,7 @@ void backward(const Conv2dBackwardInput& p, const Queue& queue) {
                       p.w.padding <= (p.w.kernel - 1) * p.w.dilation;
   const Laid<T> weight = filter_of<T>(op, p, p.weight, p.w_stride, turned, queue);
   Filter<T> f = filter_on(p, grad, weight, p.H, p.W, p.OH, p.OW);
-  const bool vectors = in_vectors<T>(p.grad_x, p.grad_x_stride, p.C) && p.O == p.C;
-  f.pixels = {static_cast<T*>(p.grad_x),
-              static_cast<const T*>(p.bias),
-              nullptr,
-              nullptr,
-              nullptr,
-              p.grad_x_stride,
-              {},
-              Activation::none,
-              vectors,
-              static_cast<int>(p.C)};
+  f.pixels = pixels_of<T>(in_one_group(p));
   if (turned) {
     f.h.padding = (f.h.kernel - 1) * f.h.dilation - f.h.padding;
     f.w.padding = (f.w.kernel - 1) * f.w.dilation - f.w.padding;
@@ -340,11 +312,7 @@ void backward(const Conv2dBackwardWeight& p, const Queue& queue) {
   const Laid<T> grad = laid_out<T>(op, {p.grad_y, p.grad_y_stride, p.N, p.O, p.OH, p.OW, 1},
                                    {p.activation, p.y, p.y_stride}, queue);
   const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, p.C, p.H, p.W, 1}, {}, queue);
-  if (p.grad_bias) {
-    Conv2dBackwardWeight whole = p;
-    whole.groups = 1;  // the channels lie side by side
-    sum_bias(op, whole, grad, queue);
-  }
+  if (p.grad_bias) sum_bias(op, in_one_group(p), grad, queue);
   const bool one = p.O > p.C;
   const int V = one ? 1 : kVector<T>;
   const int64_t pixels = p.N * p.OH * p.OW, taps = p.h.kernel * p.w.kernel;

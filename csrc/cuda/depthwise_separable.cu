@@ -126,15 +126,7 @@ void run(const DepthwiseSeparable& p, const Queue& queue) {
                        static_cast<const F*>(from.shift),
                        from.activation};
   const MatrixRows<T> b{weight.data, weight.n, static_cast<int>(to.O)};
-  const bool vectors = in_vectors<T>(to.y, to.y_stride, to.O) &&
-                       in_vectors<T>(to.residual, to.residual_stride, to.O);
-  const OutputPixels<T> out{
-      {static_cast<T*>(to.y), nullptr, static_cast<const T*>(to.residual),
-       static_cast<const F*>(to.scale), static_cast<const F*>(to.shift), to.y_stride,
-       to.residual_stride, to.activation, vectors, static_cast<int>(to.O)},
-      static_cast<int>(M),
-      plane,
-      row};
+  const OutputPixels<T> out{pixels_of<T>(to), static_cast<int>(M), plane, row};
   const bool along_rows = to.y_stride.c != 1;
   if constexpr (sizeof(T) == 2) {
     if (to.O > 64) {

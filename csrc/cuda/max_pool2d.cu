@@ -213,30 +213,14 @@ __global__ void __launch_bounds__(kThreads) max_pool2d_indices_kernel(const Indi
 }  // namespace
 
 void launch(const MaxPool2d& p, const Queue& queue) {
-  const bool saves = p.offsets != nullptr;
-  switch (p.dtype) {
-    case DType::f32:
-      return saves ? pool<float, true>(p, queue) : pool<float, false>(p, queue);
-    case DType::f64:
-      return saves ? pool<double, true>(p, queue) : pool<double, false>(p, queue);
-    case DType::bf16:
-      return saves ? pool<bf16, true>(p, queue) : pool<bf16, false>(p, queue);
-    case DType::f16:
-      return saves ? pool<f16, true>(p, queue) : pool<f16, false>(p, queue);
-  }
+  for_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    p.offsets ? pool<T, true>(p, queue) : pool<T, false>(p, queue);
+  });
 }
 
 void launch(const MaxPool2dBackward& p, const Queue& queue) {
-  switch (p.dtype) {
-    case DType::f32:
-      return gather<float>(p, queue);
-    case DType::f64:
-      return gather<double>(p, queue);
-    case DType::bf16:
-      return gather<bf16>(p, queue);
-    case DType::f16:
-      return gather<f16>(p, queue);
-  }
+  for_dtype(p.dtype, [&](auto zero) { gather<decltype(zero)>(p, queue); });
 }
 
 void launch(const MaxPool2dIndices& p, const Queue& queue) {

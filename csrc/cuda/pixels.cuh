@@ -59,10 +59,35 @@ struct Pixels {
 };
 
 template <class T>
-bool in_vectors(const void* data, const Strides& s, int64_t C) {
-  constexpr int V = kVector<T>;
-  return data == nullptr || (s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 &&
-                             s.w % V == 0 && tile::aligned_for<T, V>(data));
+Pixels<T> pixels_of(const Conv2d& p) {
+  const int64_t channels = p.O / p.groups;
+  const bool vectors = in_vectors<T>(p.y, p.y_stride, channels) &&
+                       in_vectors<T>(p.residual, p.residual_stride, channels);
+  return {static_cast<T*>(p.y),
+          static_cast<const T*>(p.bias),
+          static_cast<const T*>(p.residual),
+          static_cast<const Compute<T>*>(p.scale),
+          static_cast<const Compute<T>*>(p.shift),
+          p.y_stride,
+          p.residual_stride,
+          p.activation,
+          vectors,
+          static_cast<int>(channels)};
+}
+
+template <class T>
+Pixels<T> pixels_of(const Conv2dBackwardInput& p) {
+  const int64_t channels = p.C / p.groups;
+  return {static_cast<T*>(p.grad_x),
+          static_cast<const T*>(p.bias),
+          nullptr,
+          nullptr,
+          nullptr,
+          p.grad_x_stride,
+          {},
+          Activation::none,
+          in_vectors<T>(p.grad_x, p.grad_x_stride, channels),
+          static_cast<int>(channels)};
 }
 
 // The rows of a product that makes all outputs, pixel by pixel.

@@ -35,6 +35,13 @@ bool all_aligned(const Tensors*... tensors) {  // those that there are
   return (tile::aligned_for<T, kVector<T>>(tensors) && ...);
 }
 
+// Whether vectors of V channels of T may be accessed at every pixel; true where there is no tensor.
+template <class T, int V = kVector<T>>
+bool in_vectors(const void* data, const Strides& s, int64_t C) {
+  return data == nullptr || (s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 &&
+                             s.w % V == 0 && tile::aligned_for<T, V>(data));
+}
+
 // function(T{}) for the C++ type of a dtype.
 template <class Function>
 void for_dtype(DType dtype, const Function& function) {

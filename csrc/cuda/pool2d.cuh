@@ -7,22 +7,14 @@
 #include <initializer_list>
 
 #include "../op/pool2d.h"
+#include "pointwise.cuh"
 #include "tile/divide.cuh"
-#include "tile/launch.cuh"
-#include "tile/pack.cuh"
 
 namespace torchext {
 
-using tile::bf16;
-using tile::Compute;
 using tile::Divider;
-using tile::f16;
-using tile::Pack;
 
 constexpr int kThreads = 256;  // a block: 8 blocks fill an SM at up to 32 registers, 4 at up to 64
-
-template <class T>
-constexpr int kVector = 16 / sizeof(T);  // one 128-bit access
 
 template <class I>
 struct StridesOf {
@@ -103,13 +95,6 @@ inline bool fits_32_bits(const Pool2d& p, std::initializer_list<View> views) {
     if (last >= kMost) return false;
   }
   return true;
-}
-
-// Whether vectors of V channels of T may be accessed at every pixel.
-template <class T, int V = kVector<T>>
-bool in_vectors(const void* data, const Strides& s, int64_t C) {
-  return s.c == 1 && C % V == 0 && s.n % V == 0 && s.h % V == 0 && s.w % V == 0 &&
-         tile::aligned_for<T, V>(data);
 }
 
 // Starts `kernel`, which takes `parameters` alone, with one thread for each vector that it makes.

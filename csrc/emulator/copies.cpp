@@ -8,9 +8,9 @@ namespace torchext::emulator {
 namespace {
 
 void land(Thread* t, const PendingCopy& copy) {
-  check_access(t, copy.to, copy.bytes, kWrites | kAsync | kUncounted | kInFlight, copy.at, 1);
+  check_access(t, copy.to, copy.bytes, kWrites | kUncounted | kInFlight, copy.at, 1);
   if (copy.bytes_read) {  // the source is read late, too
-    check_access(t, copy.from, copy.bytes_read, kReads | kAsync | kUncounted, copy.at, 1);
+    check_access(t, copy.from, copy.bytes_read, kReads | kUncounted, copy.at, 1);
   }
   auto* to = reinterpret_cast<uint8_t*>(copy.to);
   memcpy(to, reinterpret_cast<const void*>(copy.from), copy.bytes_read);

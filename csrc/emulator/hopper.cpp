@@ -81,8 +81,7 @@ void land(const PendingTile& tile) {
   const uint32_t row_bytes = map.box_columns * map.element_bytes, bytes = row_bytes * map.box_rows;
   const When then{tile.clock, tile.seen.data()};
   for (uint32_t k = 0; k < bytes; k += kStep) {
-    check_access(t, tile.to + k, kStep, kWrites | kAsync | kUncounted | kInFlight, tile.at, 1,
-                 &then);
+    check_access(t, tile.to + k, kStep, kWrites | kUncounted | kInFlight, tile.at, 1, &then);
   }
   const uint32_t base = offset_of(*tile.block, reinterpret_cast<void*>(tile.to));
   for (uint32_t row = 0; row < map.box_rows; ++row) {
@@ -98,7 +97,7 @@ void land(const PendingTile& tile) {
       }
       const uintptr_t from = reinterpret_cast<uintptr_t>(map.base) + from_row * map.row_bytes +
                              from_column * map.element_bytes;
-      check_access(t, from, map.element_bytes, kReads | kAsync | kUncounted, tile.at, 1, &then);
+      check_access(t, from, map.element_bytes, kReads | kUncounted, tile.at, 1, &then);
       memcpy(to, reinterpret_cast<const void*>(from), map.element_bytes);
     }
   }
@@ -176,7 +175,7 @@ APART void copy_tile(void* shared, const TensorMap* map, uint64_t* barrier, int 
     report("proxy-fence", at, "no fence between the mbarrier's initialisation and its use by TMA");
   }
   for (uint32_t k = 0; k < bytes; k += kStep) {
-    check_access(t, to + k, kStep, kWrites | kAsync | kUncounted, at, 1);
+    check_access(t, to + k, kStep, kWrites | kUncounted, at, 1);
   }
   add_marks(to, bytes, kBeingWritten);
   worker->group.tiles.push_back({&m, t->block, *map, to, column, row, t, t->clock,
@@ -245,7 +244,7 @@ void perform(Thread* first, size_t which) {
     }
   }
   each_piece(block, p, [&](uintptr_t address) {
-    check_access(first, address, 16, kReads | kAsync | kUncounted, p.at, 1);
+    check_access(first, address, 16, kReads | kUncounted, p.at, 1);
   });
   for (int i = 0; i < kWarpgroup; ++i) {
     PendingProduct& own = first[i].products[which];
@@ -320,7 +319,7 @@ APART void multiply_warpgroup(Number type, float* d, int columns, uint64_t a, ui
         report("bounds-shared", at, "a descriptor points outside of shared memory");
         abort_group();
       }
-      check_access(t, address, 16, kReads | kAsync | kUncounted, at, 1);
+      check_access(t, address, 16, kReads | kUncounted, at, 1);
       const int writer =
           current_settings().races ? unfenced_writer(worker->group, address, 16) : -1;
       if (writer >= 0) {

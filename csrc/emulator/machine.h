@@ -219,7 +219,6 @@ enum Flags : unsigned {
   kReads = 0,
   kWrites = 1,
   kAtomic = 2,
-  kAsync = 4,  // performed by a copy engine or a tensor core
   kMatrixRow = 8,
   kOfMBarrier = 16,
   kUninitialised = 32,  // may be

@@ -45,4 +45,24 @@ __device__ __forceinline__ F over_block(F value, F* of_warps) {
   return value;
 }
 
+// Of a block of lines of `lanes` threads each (powers of two, 4 lines or more), what each thread of
+// a column found, pairwise; the first line has the results. What is written next is never what is
+// still read. Takes [V][kThreads] of shared memory.
+template <int kThreads, int V, class Found>
+__device__ __forceinline__ void over_lines(Found (&found)[V], int lanes) {
+  Found* shared = shared_array<Found>();
+  const int thread = threadIdx.x, line = thread / lanes;
+  for (int half = kThreads / lanes / 2; half > 0; half /= 2) {
+    if (line >= half && line < 2 * half) {
+#pragma unroll
+      for (int k = 0; k < V; ++k) shared[k * kThreads + thread] = found[k];
+    }
+    __syncthreads();
+    if (line < half) {
+#pragma unroll
+      for (int k = 0; k < V; ++k) found[k] += shared[k * kThreads + thread + half * lanes];
+    }
+  }
+}
+
 }  // namespace torchext::tile
