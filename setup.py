@@ -36,7 +36,7 @@ EMULATED = (
     " -fno-tree-sra -fno-strict-aliasing -ftrivial-auto-var-init=pattern -Wno-unknown-pragmas"
     f" -include {CSRC}/emulator/cuda.h -x c++"
 )
-USES = {"linear": "conv2d"}  # ops whose kernels are another one's
+USES = {"linear": "conv2d", "attention_qkv": "attention"}  # ops whose kernels are another one's
 # g++ 12 warns of its own AVX-512 intrinsics (GCC bug 105593).
 QUIET = "-Wno-maybe-uninitialized"
 

@@ -12,6 +12,7 @@ import torch
 import triton_interpreter
 from cases import INTERPRETED, SPECS, make_arguments, named, normal
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from torchext import _host, _load, emulator
 from torchext.ops import OPS
@@ -204,11 +205,26 @@ class Call:
     terms: int
 
 
+class NarrowFactors(TorchFunctionMode):
+    """Rounds the factors of matrix products to `dtype`, as scaled_dot_product_attention does."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
+            args = [x.to(self.dtype).to(x.dtype) for x in args]
+        return function(*args, **(kwargs or {}))
+
+
 @functools.lru_cache(maxsize=64)  # the backends take turns on one call
 def call_of(op, case, dtype, values=normal):
     args = make_arguments(op, case, dtype, values)
     terms = SPECS[op].terms(case.shape, *case.arguments)
-    return Call(op, args, decompose(op, args, torch.float64), decompose(op, args), terms)
+    with NarrowFactors(dtype) if SPECS[op].narrows else contextlib.nullcontext():
+        by_torch = decompose(op, args)
+    return Call(op, args, decompose(op, args, torch.float64), by_torch, terms)
 
 
 def allowed_error(dtype, terms, torch_error, slack=2):

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from cases import SPECS, named
+from families.attention import pair_index
+from families.case import Case
 from harness import EMULATOR, call_of, check_accurate, map_tensors
 from planted_bugs import BUGS, build, found_by
 
@@ -209,6 +211,43 @@ def test_depthwise_separable_stores_nothing_in_between(outputs):
     profile = emulator.profile("depthwise_separable_inference", *block, *pointwise)
     assert profile.moved <= 1.1 * profile.necessary, str(profile)
     assert profile.flops == 2 * 1600 * 128 * outputs  # 1568 pixels in tiles of 64
+
+
+def check_banks(profile):
+    for line in profile.lines:
+        if line.shared and line.matrix_row:
+            assert line.wavefronts == line.fewest_wavefronts, str(profile)
+
+
+def test_attention_of_197_tokens():
+    """Tiles waste little on a vision transformer's odd number, and nothing is moved twice."""
+    qkv = torch.randn(1, 197, 3, 2, 64).bfloat16()
+    profile = emulator.profile("attention_qkv_inference", qkv, None, False, None)
+    needed = 2 * 2 * 2 * 197 * 197 * 64
+    assert needed <= profile.flops <= 1.1 * needed, str(profile)
+    assert profile.moved <= 1.01 * profile.necessary, str(profile)
+    check_banks(profile)
+
+
+def test_attention_of_windows():
+    """All of the qkv product read where it lies; what windows need besides is small."""
+    table = torch.randn(169, 3).bfloat16()
+    qkv = torch.randn(4, 14, 14, 3 * 96).bfloat16()
+    profile = emulator.profile(
+        "window_attention_inference", qkv, table, pair_index(7, 7), [7, 7], [3, 3], None
+    )
+    assert profile.moved <= 1.15 * profile.necessary, str(profile)
+    check_banks(profile)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_matrices_share_blocks(dtype):
+    """As soon as there are blocks enough: so few queries as leave warps over."""
+    for op in ("attention", "attention_backward"):
+        for Lq, Lk in ((5, 7), (17, 9)):
+            case = Case("many", (1030, 1, Lq, 4), ((1030, 1, Lk, 4), 4, None, False, None, False))
+            call = call_of(op, case, dtype)
+            check_accurate(EMULATOR(op, *call.args), call)
 
 
 @pytest.mark.parametrize("op", IN_ONE_PASS)

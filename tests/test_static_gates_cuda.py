@@ -28,18 +28,23 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     "depthwise": 144,
     # Sums of 32 x 64 a warp, and a vector of channels in the making: four blocks of 128.
     "depthwise_separable": 128,
+    # Sums of 32 x 64 a warp, a tile of scores and, where there is one, its mask on the way: two
+    # blocks of 128, three and four without masks.
+    "attention": 224,
+    # Sums for keys and values, and two tiles of scores: two blocks of 128.
+    "attention_backward": 248,
     # Coefficients of 8 channels: two blocks of 256.
     "channel_norm": 96,
 }
 
 # Kernels that handle 16 bytes a thread name their type and lanes first. Every file has some ...
 # ... except for these stems, and why: each element has a window of its own; the kernels are those
-# of others.
-NOT_VECTORISED = {"local_response_norm", "conv_bn_act"}
+# of others; they make numbers of a table.
+NOT_VECTORISED = {"local_response_norm", "conv_bn_act", "window_attention"}
 VECTORISED = re.compile(r"<(double, 2|float, 4|[\w:]*(bf16|f16), 8)\b")
 # A number for many elements.
 ONLY_READS = re.compile(r"(_sums|_moments|_weights|::cross_entropy)_kernel<")
-GATHERS = re.compile(r"lay_out_kernel<")  # numbers that do not lie side by side
+GATHERS = re.compile(r"(lay_out|copy_matrices)_kernel<")  # numbers that do not lie side by side
 
 pytestmark = [
     pytest.mark.skipif(not gpu_gates.find_tool("nvcc"), reason="no nvcc"),

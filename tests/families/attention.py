@@ -167,16 +167,20 @@ def _window_terms(shape, heads, window, *rest):
     return 32 * (math.prod(shape[:-1]) + shape[-1])
 
 
+def _spec(cases, arguments, terms):
+    return Spec(cases, arguments, terms, _never, _never, narrows=True)
+
+
 SPECS = {
-    "attention": Spec(CASES, _arguments, _terms, _never, _never),
-    "attention_inference": Spec(CASES, _arguments, _terms, _never, _never),
-    "attention_backward": Spec(CASES, _backward, _backward_terms, _never, _never),
-    "attention_qkv": Spec(PACKED, _packed, _packed_terms, _never, _never),
-    "attention_qkv_inference": Spec(PACKED, _packed, _packed_terms, _never, _never),
-    "attention_qkv_backward": Spec(PACKED, _packed_backward, _packed_terms, _never, _never),
-    "window_attention": Spec(WINDOWS, _windows, _window_terms, _never, _never),
-    "window_attention_inference": Spec(WINDOWS, _windows, _window_terms, _never, _never),
-    "window_attention_backward": Spec(WINDOWS, _windows_backward, _window_terms, _never, _never),
+    "attention": _spec(CASES, _arguments, _terms),
+    "attention_inference": _spec(CASES, _arguments, _terms),
+    "attention_backward": _spec(CASES, _backward, _backward_terms),
+    "attention_qkv": _spec(PACKED, _packed, _packed_terms),
+    "attention_qkv_inference": _spec(PACKED, _packed, _packed_terms),
+    "attention_qkv_backward": _spec(PACKED, _packed_backward, _packed_terms),
+    "window_attention": _spec(WINDOWS, _windows, _window_terms),
+    "window_attention_inference": _spec(WINDOWS, _windows, _window_terms),
+    "window_attention_backward": _spec(WINDOWS, _windows_backward, _window_terms),
 }
 
 

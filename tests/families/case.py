@@ -29,6 +29,8 @@ class Spec:
     reordered  layouts may add up in another order: the same bits only where sums are exact
     mixes      an infinity makes NaN of outputs that don't depend on it
     slack      times torch's own error that is allowed: 3 for gradients of weights
+    narrows    torch's own kernels round factors of products in between (probabilities) to the type
+               that is stored, which decompositions do not: so does the measure of torch's error
     """
 
     cases: tuple
@@ -40,6 +42,7 @@ class Spec:
     reordered: bool = False
     mixes: bool = False
     slack: int = 2
+    narrows: bool = False
 
 
 # Layouts: functions that lay a dense tensor's values out otherwise. Memory that is not part of the

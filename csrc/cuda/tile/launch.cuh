@@ -62,7 +62,15 @@ void launch_kernel(const char* op, void (*kernel)(Parameters...), dim3 grid, dim
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(queue.stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  constexpr size_t kUnasked = 48 * 1024;  // more is to be asked for
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > kUnasked) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
+  }
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+  }
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string(op) + ": CUDA: " + cudaGetErrorName(error) + ": " +
                              cudaGetErrorString(error));

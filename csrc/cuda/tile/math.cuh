@@ -23,6 +23,17 @@ TORCHEXT_FUNCTION(absolute, fabsf, fabs)
 __device__ __forceinline__ float power(float x, float exponent) { return powf(x, exponent); }
 __device__ __forceinline__ double power(double x, double exponent) { return pow(x, exponent); }
 
+// 2^x to 22 bits.
+__device__ __forceinline__ float fast_exp2(float x) {
+#if TORCHEXT_EMULATED
+  return exp2f(x);
+#else
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#endif
+}
+
 template <class F>
 __device__ __forceinline__ F sigmoid(F x) {
   return 1 / (1 + exp_of(-x));
