@@ -10,10 +10,17 @@
 namespace torchext::emulator {
 namespace {
 
+constexpr uintptr_t kNoMemory = 1 << 16;  // what begins at a null pointer
+
 inline void note(const volatile void* pointer, uint32_t bytes, unsigned flags, void* at,
                  uint32_t alignment) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
-  if (in_arena(address) && current) check_access(current, address, bytes, flags, at, alignment);
+  if (!current) return;
+  if (in_arena(address)) return check_access(current, address, bytes, flags, at, alignment);
+  if (address < kNoMemory) {
+    report("bounds-global", at, "memory that does not exist: %p", const_cast<void*>(pointer));
+    abort_group();
+  }
 }
 
 // A copy or fill of a struct: the widest accesses that its address allows.
@@ -29,12 +36,17 @@ void note_range(void* pointer, long bytes, unsigned flags, void* at) {
   }
 }
 
-inline void note_atomic(const volatile void* pointer, uint32_t bytes, unsigned flags, void* at) {
+template <class Operation>
+auto atomic(const volatile void* pointer, uint32_t bytes, unsigned flags, void* at,
+            const Operation& operation) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
-  if (!in_arena(address) || !current) return;
+  if (!in_arena(address) || !current) return operation();
   check_access(current, address, bytes, flags | kAtomic, at, bytes);
-  order_atomic(current, address);
   if (!(worker->random() & 3)) give_way();
+  if (flags & kWrites) release_by_atomic(current, address);
+  const auto result = operation();
+  acquire_by_atomic(current, address);
+  return result;
 }
 
 void check_ours(const void* pointer, void* at) {
@@ -87,33 +99,34 @@ void __tsan_atomic_thread_fence(int) {
 }
 void __tsan_atomic_signal_fence(int) {}
 
-#define ATOMIC(T, bits)                                                                          \
-  T __tsan_atomic##bits##_load(const volatile T* p, int) {                                       \
-    note_atomic(p, bits / 8, kReads, CALLER);                                                    \
-    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                 \
-  }                                                                                              \
-  void __tsan_atomic##bits##_store(volatile T* p, T value, int) {                                \
-    note_atomic(p, bits / 8, kWrites | kUninitialised, CALLER);                                  \
-    __atomic_store_n(p, value, __ATOMIC_SEQ_CST);                                                \
-  }                                                                                              \
-  T __tsan_atomic##bits##_exchange(volatile T* p, T value, int) {                                \
-    note_atomic(p, bits / 8, kWrites, CALLER);                                                   \
-    return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);                                      \
-  }                                                                                              \
-  T __tsan_atomic##bits##_fetch_add(volatile T* p, T value, int) {                               \
-    note_atomic(p, bits / 8, kWrites, CALLER);                                                   \
-    return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);                                       \
-  }                                                                                              \
-  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* expected, T value, int,    \
-                                                    int) {                                       \
-    note_atomic(p, bits / 8, kWrites, CALLER);                                                   \
-    return __atomic_compare_exchange_n(p, expected, value, false, __ATOMIC_SEQ_CST,              \
-                                       __ATOMIC_SEQ_CST);                                        \
-  }                                                                                              \
-  T __tsan_atomic##bits##_compare_exchange_val(volatile T* p, T expected, T value, int, int) {   \
-    note_atomic(p, bits / 8, kWrites, CALLER);                                                   \
-    __atomic_compare_exchange_n(p, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
-    return expected;                                                                             \
+#define ORDER __ATOMIC_SEQ_CST
+#define ATOMIC(T, bits)                                                                        \
+  T __tsan_atomic##bits##_load(const volatile T* p, int) {                                     \
+    return atomic(p, bits / 8, kReads, CALLER, [&] { return __atomic_load_n(p, ORDER); });     \
+  }                                                                                            \
+  void __tsan_atomic##bits##_store(volatile T* p, T value, int) {                              \
+    atomic(p, bits / 8, kWrites | kUninitialised, CALLER,                                      \
+           [&] { return __atomic_store_n(p, value, ORDER), 0; });                              \
+  }                                                                                            \
+  T __tsan_atomic##bits##_exchange(volatile T* p, T value, int) {                              \
+    return atomic(p, bits / 8, kWrites, CALLER,                                                \
+                  [&] { return __atomic_exchange_n(p, value, ORDER); });                       \
+  }                                                                                            \
+  T __tsan_atomic##bits##_fetch_add(volatile T* p, T value, int) {                             \
+    return atomic(p, bits / 8, kWrites, CALLER,                                                \
+                  [&] { return __atomic_fetch_add(p, value, ORDER); });                        \
+  }                                                                                            \
+  int __tsan_atomic##bits##_compare_exchange_strong(volatile T* p, T* expected, T value, int,  \
+                                                    int) {                                     \
+    return atomic(p, bits / 8, kWrites, CALLER, [&] {                                          \
+      return __atomic_compare_exchange_n(p, expected, value, false, ORDER, ORDER);             \
+    });                                                                                        \
+  }                                                                                            \
+  T __tsan_atomic##bits##_compare_exchange_val(volatile T* p, T expected, T value, int, int) { \
+    return atomic(p, bits / 8, kWrites, CALLER, [&] {                                          \
+      __atomic_compare_exchange_n(p, &expected, value, false, ORDER, ORDER);                   \
+      return expected;                                                                         \
+    });                                                                                        \
   }
 ATOMIC(uint32_t, 32)
 ATOMIC(uint64_t, 64)

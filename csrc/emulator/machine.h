@@ -211,7 +211,8 @@ void publish(Thread* thread, std::vector<uint32_t>& into);
 void acquire(Thread* thread, const std::vector<uint32_t>& from);
 void order_lanes(Warp& warp, uint32_t mask);
 void order_block(Block& block);
-void order_atomic(Thread* thread, uintptr_t address);
+void release_by_atomic(Thread* thread, uintptr_t address);
+void acquire_by_atomic(Thread* thread, uintptr_t address);
 void forget_atomics();
 
 // ---- access.cpp

@@ -98,11 +98,11 @@ void fence() {
   t->to_acquire.clear();
 }
 
-void order_atomic(Thread* t, uintptr_t address) {
+// Before an atomic access, so that whoever sees what it wrote acquires this.
+void release_by_atomic(Thread* t, uintptr_t address) {
+  if (!t->released) return;
   const std::lock_guard<std::mutex> lock(mutex);
   Moments& known = releases[address];
-  t->to_acquire = known;
-  if (!t->released) return;
   // What is released includes what was acquired before: from other groups, too.
   const auto add = [&known](const std::shared_ptr<const Moment>& moment) {
     if (std::find(known.begin(), known.end(), moment) == known.end()) known.push_back(moment);
@@ -110,6 +110,12 @@ void order_atomic(Thread* t, uintptr_t address) {
   add(t->released);
   for (const auto& moment : t->acquired) add(moment);
   for (const auto& moment : t->block->acquired) add(moment);
+}
+
+// After it: of all that wrote what it saw.
+void acquire_by_atomic(Thread* t, uintptr_t address) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  t->to_acquire = releases[address];
 }
 
 void forget_atomics() { releases.clear(); }

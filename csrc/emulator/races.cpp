@@ -70,7 +70,7 @@ struct Present {
     if (whose == record.thread()) return true;
     if (whose - block.first < uint32_t(block.threads)) {
       if (clock <= block.floor) return true;
-    } else if (clock <= block.seen[whose]) {
+    } else if (!block.seen.empty() && clock <= block.seen[whose]) {
       return true;
     }
     return clock <= now.seen[whose];
