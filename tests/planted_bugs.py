@@ -544,8 +544,8 @@ BUGS = [
         "gru_inference",
         "recurrent.cu",
         "recurrent.cu",
-        "if (alone) next[in_tile * w_row + at] = h;",
-        "if (alone) state[in_tile * w_row + at] = h;",
+        "if (alone) next[in_tile * h_row + at] = h;",
+        "if (alone) state[in_tile * h_row + at] = h;",
         "race-shared",
     ),
     Bug(

@@ -240,6 +240,37 @@ def test_attention_of_windows():
     check_banks(profile)
 
 
+@pytest.mark.parametrize("hidden", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recurrent_weights_are_read_once(dtype, hidden):
+    """However many the steps: they stay in shared memory, whose banks nobody waits for."""
+    steps, batch = 16, 8
+    x, state = torch.randn(steps, batch, 64).to(dtype), torch.zeros(batch, hidden).to(dtype)
+    weights = [torch.randn(4 * hidden, n).to(dtype) / 8 for n in (64, hidden)]
+    profile = emulator.profile(
+        "lstm_inference", x, state, state.clone(), *weights, None, None, [], False
+    )
+    wide = [line for line in profile.lines if line.bytes == 16 and not line.writes]
+    weight = next(line for line in wide if "recurrent.cu:" in line.line and not line.shared)
+    assert weight.sectors * 32 == weights[1].numel() * dtype.itemsize, str(profile)
+    loads = [line for line in wide if "recurrent.cuh:" in line.line]
+    assert loads
+    for line in loads:
+        assert line.wavefronts == line.fewest_wavefronts, str(profile)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_recurrent_weights_that_fit_nowhere(op, reverse):
+    """Then each step has a product of its own."""
+    case = Case("large", (12, 10), (96, True, [5, 3, 2, 1, 1], reverse))
+    with emulator.settings(multiprocessors=1, blocks_at_once=1):
+        for name in (op, f"{op}_inference", f"{op}_backward"):
+            call = call_of(name, case, torch.float64)
+            assert len(emulator.profile(name, *call.args).kernels) > 5
+            check_accurate(EMULATOR(name, *call.args), call)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_small_matrices_share_blocks(dtype):
     """As soon as there are blocks enough: so few queries as leave warps over."""

@@ -33,8 +33,8 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     "attention": 224,
     # Sums for keys and values, and two tiles of scores: two blocks of 128.
     "attention_backward": 248,
-    # Sums of four rows for each gate: two blocks of 256.
-    "recurrent": 96,
+    # Sums of four rows for each gate, and of 64 x 32 a warp: two blocks of 256.
+    "recurrent": 128,
     "recurrent_backward": 96,
     # Coefficients of 8 channels: two blocks of 256.
     "channel_norm": 96,

@@ -1,9 +1,9 @@
-// Gradients of attention. With P = e^(scores - logsumexp) and dS = P * (grad_y * v^T - delta), delta =
-// rows of grad_y * y (less grad_logsumexp):
+// Gradients of attention. With P = e^(scores - logsumexp) and dS = P * (grad_y * v^T - delta),
+// delta being rows of grad_y * y (less grad_logsumexp):
 //   grad_v = P^T * grad_y, grad_k = dS^T * q * scale, grad_q = dS * k * scale, grad_mask = dS.
-// One kernel, either way round, makes those of keys and values and those of queries: a warp has some
-// rows of a side, and tiles of the other side's pass by. Sums are in an order of their own, always
-// the same.
+// One kernel, either way round, makes those of keys and values and those of queries: a warp has
+// some rows of a side, and tiles of the other side's pass by. Sums are in an order of their own,
+// always the same.
 #include "attention.cuh"
 
 namespace torchext {
@@ -309,10 +309,9 @@ __global__ void __launch_bounds__(kMostThreads, 2)
     if (b.plan.stages == 2) copy(other + 1, 1 - stage);
     if (rows > 0) {
       const T* tiles = shared + stage * stage_size;
-      Difference<Warp, kStep, true, false> d(b, layout, tiles + warp * layout.own(),
-                                             tiles + b.plan.warps * layout.own(),
-                                             p.sharing(mine, other), m, n, rows,
-                                             min_of(a.Lk - n, kStep));
+      Difference<Warp, kStep, true, false> d(
+          b, layout, tiles + warp * layout.own(), tiles + b.plan.warps * layout.own(),
+          p.sharing(mine, other), m, n, rows, min_of(a.Lk - n, kStep));
 #pragma unroll
       for (int r = 0; r < total.kMyRows; ++r) {
 #pragma unroll
@@ -364,18 +363,20 @@ __global__ void __launch_bounds__(kPointwiseThreads) mask_finish_kernel(const Ma
       for (int j = 0; j < more_keys; ++j) sum += sums[int64_t{query + i} * a.Lk + key + j];
     }
   }
-  const int64_t at = a.begin(p.stride, p.parts.sharing(mine, 0)) + query * p.stride.row +
-                     key * p.stride.column;
+  const int64_t at =
+      a.begin(p.stride, p.parts.sharing(mine, 0)) + query * p.stride.row + key * p.stride.column;
   p.to[at] = tile::narrow<M>(static_cast<Compute<M>>(sum));
 }
 
 template <class T, class M>
 void finish_mask(const AttentionBackward& p, const MaskParts<T>& parts, int64_t matrices,
                  const Queue& queue) {
-  MaskSums<T, M> sums{parts, view_of<T>(p, p.grad_mask, p.grad_mask_stride, 0).stride,
+  MaskSums<T, M> sums{parts,
+                      view_of<T>(p, p.grad_mask, p.grad_mask_stride, 0).stride,
                       static_cast<M*>(p.grad_mask),
                       p.grad_mask_stride.row == 0 ? 1 : parts.b.a.Lq,
-                      p.grad_mask_stride.column == 0 ? 1 : parts.b.a.Lk, 0};
+                      p.grad_mask_stride.column == 0 ? 1 : parts.b.a.Lk,
+                      0};
   sums.count = matrices * sums.rows * sums.columns;
   if (sums.count > 0) {
     launch_pointwise(kOp, mask_finish_kernel<T, M>, sums, sums.count, 1, queue);
@@ -428,10 +429,9 @@ void differentiate_side(const AttentionBackward& p, Backward<typename Warp::T>& 
   const int64_t mine = kOfKeys ? p.Lk : p.Lq, other = kOfKeys ? p.Lq * b.group : p.Lk;
   if (mine == 0) return;
   const BackwardShared<Warp, kStep, kOut> layout(b.a);
-  b.plan = plan_blocks(kOp, matrices, mine, Warp::kRows, other, kStep,
-                       [&](int warps, int pack, int stages) {
-                         return layout.bytes(warps, pack, stages);
-                       });
+  b.plan = plan_blocks(
+      kOp, matrices, mine, Warp::kRows, other, kStep,
+      [&](int warps, int pack, int stages) { return layout.bytes(warps, pack, stages); });
   dim3 grid = tile::blocks_for(kOp, ceil_div(matrices, b.plan.pack) * b.plan.blocks, 1);
   grid.y = static_cast<unsigned>(ceil_div(kOfKeys ? max_of(p.D, p.Dv) : p.D, kOut));
   const auto kernel = p.mask_kind != Mask::none || p.regions

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../op/recurrent.h"
+#include "pointwise.cuh"
 #include "tile/math.cuh"
 
 namespace torchext {
@@ -82,12 +83,11 @@ struct Rnn {
   }
 };
 
-// function(Cell{}, F{}) for those of a layer.
+// function(Cell{}, W{}) for a layer's cell and the type of its weights.
 template <class Function>
 void for_cell(const Recurrent& p, const Function& function) {
   const auto typed = [&](auto cell) {
-    if (p.dtype == DType::f64) return function(cell, double{});
-    function(cell, float{});
+    for_dtype(p.stored, [&](auto zero) { function(cell, zero); });
   };
   switch (p.cell) {
     case Cell::lstm:

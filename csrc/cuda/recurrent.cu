@@ -1,10 +1,67 @@
 // Recurrent layers: the inputs' products of all steps at once, then the steps.
+#include "product.cuh"
 #include "recurrent.cuh"
 
 namespace torchext {
 namespace {
 
 constexpr const char* kOp = "recurrent";
+
+// All rows of inputs, as a product reads them.
+template <class T>
+struct InputRows : MatrixRows<T> {
+  int K;
+  __device__ __forceinline__ int depth() const { return K; }
+};
+
+// Their products, of 16-bit numbers, in the type computed in.
+struct Gates {
+  float* to;
+  int64_t row;
+  const float* bias;  // or null
+  int M, N;
+  bool in_vectors;
+
+  __host__ __device__ int phases() const { return 1; }
+  __host__ __device__ int most_rows() const { return M; }
+  __device__ __forceinline__ int rows() const { return M; }
+  __device__ __forceinline__ void choose(int, int) {}
+  template <int V>
+  __device__ __forceinline__ void store(int m, int n, const float (&values)[V]) const {
+    float* at = to + m * row + n;
+    Pack<float, V> pack;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      pack.lanes[k] = values[k] + (bias && n + k < N ? bias[n + k] : 0.0f);
+    }
+    if (in_vectors) return tile::store(at, pack);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if (n + k < N) at[k] = pack.lanes[k];
+    }
+  }
+};
+
+template <class W>
+void multiply_inputs(const Recurrent& p, int64_t columns, void* gates, int64_t gates_row,
+                     const Queue& queue) {
+  if constexpr (sizeof(W) > 2) {
+    multiply(p, p.N, p.I, columns, p.x, p.w_ih, p.b_ih, gates, gates_row, queue);
+  } else {
+    const Laid<W> x = laid_out<W>(kOp, {p.x, {p.I, 1, 0, 0}, p.N, p.I, 1, 1, 1}, {}, queue);
+    const Laid<W> w = laid_out<W>(kOp, {p.w_ih, {p.I, 1, 0, 0}, columns, p.I, 1, 1, 1}, {}, queue);
+    const ProductShape shape{p.N, columns, x.channels, 1, 1};
+    const InputRows<W> a{{x.data, x.n, static_cast<int>(p.N)}, x.channels};
+    const MatrixRows<W> b{w.data, w.n, static_cast<int>(columns)};
+    const Gates out{
+        static_cast<float*>(gates),        gates_row,
+        static_cast<const float*>(p.b_ih), static_cast<int>(p.N),
+        static_cast<int>(columns),         columns % kVector<W> == 0 && gates_row % 4 == 0};
+    for_core<W>(shape, [&](auto core) {
+      launch_product<decltype(core)>(kOp, shape, a, b, out, false, queue);
+    });
+  }
+}
 
 // One step of some rows, unit by unit. r: the products of the hidden state, with their bias.
 template <class F>
@@ -40,12 +97,13 @@ __global__ void __launch_bounds__(kPointwiseThreads) cell_kernel(const OneStep<F
 }
 
 // All steps of a team's rows and a block's units.
-template <class F>
+template <class W>
 struct AllSteps {
+  using F = Compute<W>;
   Steps steps;
   TeamPlan plan;
   int H, K;   // K: H in whole vectors
-  Laid<F> w;  // [gates * H][K]
+  Laid<W> w;  // [gates * H][K]
   F* gates;
   int64_t gates_row;
   const F *bias, *h0;
@@ -54,24 +112,25 @@ struct AllSteps {
   unsigned* counters;  // of teams
 };
 
-template <class Cell, class F, int kRows>
-__global__ void __launch_bounds__(kStepThreads, 2) recurrent_steps_kernel(const AllSteps<F> p) {
-  constexpr int G = Cell::kGates, V = kVector<F>;
+template <class Cell, class W, int kRows>
+__global__ void __launch_bounds__(kStepThreads, 2) recurrent_steps_kernel(const AllSteps<W> p) {
+  using F = Compute<W>;
+  constexpr int G = Cell::kGates, V = kVector<W>;
   const Steps& steps = p.steps;
   const int member = blockIdx.x % p.plan.team, slice = blockIdx.x / p.plan.team;
   const int first_unit = member * p.plan.units, units = min_of(p.plan.units, p.H - first_unit);
   const int first_row = slice * p.plan.rows;
   const int end_row = min_of(first_row + p.plan.rows, steps.B);
   const bool alone = p.plan.team == 1;  // then the states of the one tile stay here
-  const int w_row = tile::row_elements<V, F>(p.H);
+  const int w_row = p.plan.weight_row, h_row = state_row<W>(p.H);
 
-  F* weights = tile::shared_array<F>();  // [gates][units][w_row]
-  F* state = weights + G * p.plan.units * w_row;
-  F* next = state + p.plan.tile * w_row;
+  F* state = tile::shared_array<F>();  // [tile][h_row], twice
+  F* next = state + p.plan.tile * h_row;
+  W* weights = reinterpret_cast<W*>(next + p.plan.tile * h_row);  // [gates][units][w_row]
   for (int i = threadIdx.x; i < G * units * (p.K / V); i += kStepThreads) {
     const int row = i / (p.K / V), k = (i - row * (p.K / V)) * V;
     const int g = row / units, unit = row - g * units;
-    const F* from = p.w.data + (int64_t{g} * p.H + first_unit + unit) * p.w.n + k;
+    const W* from = p.w.data + (int64_t{g} * p.H + first_unit + unit) * p.w.n + k;
     tile::copy_async(weights + (g * p.plan.units + unit) * w_row + k, from);
   }
   tile::commit_copies();
@@ -86,8 +145,8 @@ __global__ void __launch_bounds__(kStepThreads, 2) recurrent_steps_kernel(const 
         const int64_t at = int64_t{of_batch} * p.H + k;
         h = of_batch < had_one ? tile::load_fresh(last + at) : p.h0[at];
       }
-      state[r * w_row + k] = h;
-      if (alone) next[r * w_row + k] = h;
+      state[r * h_row + k] = h;
+      if (alone) next[r * h_row + k] = h;
     }
   };
   if (alone) fetch(0, first_row);
@@ -110,7 +169,7 @@ __global__ void __launch_bounds__(kStepThreads, 2) recurrent_steps_kernel(const 
         const bool active = item < items;
         F sums[G][kRows] = {};
         multiply_state(sums, weights + unit * w_row, int64_t{p.plan.units} * w_row,
-                       state + group * kRows * w_row, w_row, p.K, parts, active);
+                       state + group * kRows * h_row, h_row, p.K, parts, active);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int in_tile = group * kRows + r, of_batch = row + in_tile;
@@ -126,10 +185,10 @@ __global__ void __launch_bounds__(kStepThreads, 2) recurrent_steps_kernel(const 
           }
           F* c_now = p.c + int64_t{of_batch} * p.H + at;
           F c = Cell::kHasC ? *c_now : F(0);
-          const F h = Cell::forward(x, own, state[in_tile * w_row + at], c, saved);
+          const F h = Cell::forward(x, own, state[in_tile * h_row + at], c, saved);
           if (Cell::kHasC) *c_now = c;
           p.y[of_all * p.H + at] = h;
-          if (alone) next[in_tile * w_row + at] = h;
+          if (alone) next[in_tile * h_row + at] = h;
           if (of_batch >= then) p.h_n[int64_t{of_batch} * p.H + at] = h;  // its last step
           if (!p.saves) continue;
           saved[Cell::kSaved - 1] = h;
@@ -149,18 +208,20 @@ __global__ void __launch_bounds__(kStepThreads, 2) recurrent_steps_kernel(const 
 }
 
 // The steps as one kernel, if the weights fit.
-template <class Cell, class F>
-bool run_together(const RecurrentForward& p, F* gates, int64_t gates_row, const Queue& queue) {
-  const auto kernel = p.B == 1 ? recurrent_steps_kernel<Cell, F, 1>
-                               : recurrent_steps_kernel<Cell, F, kRowsOfThread>;
-  const TeamPlan plan = plan_team<F>(Cell::kGates, p.H, p.B, p.H,
+template <class Cell, class W>
+bool run_together(const RecurrentForward& p, Compute<W>* gates, int64_t gates_row,
+                  const Queue& queue) {
+  using F = Compute<W>;
+  const auto kernel = p.B == 1 ? recurrent_steps_kernel<Cell, W, 1>
+                               : recurrent_steps_kernel<Cell, W, kRowsOfThread>;
+  const TeamPlan plan = plan_team<W>(Cell::kGates, p.H, p.B, p.H,
                                      tile::blocks_at_once(kOp, kernel, kStepThreads, 96 * 1024));
   if (plan.team == 0) return false;
-  AllSteps<F> a{};
+  AllSteps<W> a{};
   a.steps = steps_on_device(kOp, p, queue);
   a.plan = plan;
   a.H = static_cast<int>(p.H);
-  a.w = laid_out<F>(kOp, {p.w_hh, {p.H, 1, 0, 0}, Cell::kGates * p.H, p.H, 1, 1, 1}, {}, queue);
+  a.w = laid_out<W>(kOp, {p.w_hh, {p.H, 1, 0, 0}, Cell::kGates * p.H, p.H, 1, 1, 1}, {}, queue);
   a.K = a.w.channels;
   a.gates = gates, a.gates_row = gates_row;
   a.bias = static_cast<const F*>(p.b_hh), a.h0 = static_cast<const F*>(p.h0);
@@ -177,16 +238,19 @@ bool run_together(const RecurrentForward& p, F* gates, int64_t gates_row, const 
   return true;
 }
 
-template <class Cell, class F>
-void run_apart(const RecurrentForward& p, F* gates, int64_t gates_row, const Queue& queue) {
+template <class Cell, class W>
+void run_apart(const RecurrentForward& p, Compute<W>* gates, int64_t gates_row,
+               const Queue& queue) {
+  using F = Compute<W>;
   constexpr int64_t G = Cell::kGates;
+  const void* w_hh = widened<W>(kOp, p.w_hh, G * p.H * p.P, queue);
   F* r = tile::scratch<F>(queue, p.B * G * p.H);
   auto* y = static_cast<F*>(p.y);
   // Rows [begin, end) of a step, from the hidden states at h.
   const auto run = [&](const Step& step, int64_t begin, int64_t end, const void* states) {
     if (begin >= end) return;
     const F* h = static_cast<const F*>(states) + begin * p.P;
-    multiply(p, end - begin, p.P, G * p.H, h, p.w_hh, p.b_hh, r, G * p.H, queue);
+    multiply(p, end - begin, p.P, G * p.H, h, w_hh, p.b_hh, r, G * p.H, queue);
     const int64_t row = step.row + begin, count = (end - begin) * p.H;
     F* c = p.c_n ? static_cast<F*>(p.c_n) + begin * p.H : nullptr;
     const OneStep<F> one{gates + row * gates_row, gates_row, r, h, y + row * p.H, c, p.H, count,
@@ -214,13 +278,14 @@ void run_apart(const RecurrentForward& p, F* gates, int64_t gates_row, const Que
 void launch(const RecurrentForward& p, const Queue& queue) {
   for_cell(p, [&](auto cell, auto zero) {
     using Cell = decltype(cell);
-    using F = decltype(zero);
+    using W = decltype(zero);
+    using F = Compute<W>;
     const int64_t gates_row = (p.saved ? Cell::kSaved : Cell::kGates) * p.H;
     F* gates = p.saved ? static_cast<F*>(p.saved) : tile::scratch<F>(queue, p.N * gates_row);
-    multiply(p, p.N, p.I, Cell::kGates * p.H, p.x, p.w_ih, p.b_ih, gates, gates_row, queue);
+    multiply_inputs<W>(p, Cell::kGates * p.H, gates, gates_row, queue);
     if (Cell::kHasC) copy_or_zero<F>(kOp, p.c_n, p.c0, p.B * p.H, queue);
-    if (p.T > 1 && run_together<Cell, F>(p, gates, gates_row, queue)) return;
-    run_apart<Cell, F>(p, gates, gates_row, queue);
+    if (p.T > 1 && run_together<Cell, W>(p, gates, gates_row, queue)) return;
+    run_apart<Cell, W>(p, gates, gates_row, queue);
   });
 }
 

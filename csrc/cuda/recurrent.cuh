@@ -81,6 +81,31 @@ inline Steps steps_on_device(const char* op, const Recurrent& p, const Queue& qu
   return steps;
 }
 
+// Numbers of the type that is stored, in the one computed in.
+template <class W>
+struct Widened {
+  Compute<W>* to;
+  const W* from;
+  int64_t count;
+};
+
+template <class W>
+__global__ void __launch_bounds__(kPointwiseThreads) widen_kernel(const Widened<W> p) {
+  const int64_t index = pointwise_begin<1>();
+  if (index < p.count) p.to[index] = tile::widen(p.from[index]);
+}
+
+template <class W>
+const void* widened(const char* op, const void* from, int64_t count, const Queue& queue) {
+  if constexpr (sizeof(W) > 2) {
+    return from;
+  } else {
+    const Widened<W> p{tile::scratch<float>(queue, count), static_cast<const W*>(from), count};
+    if (count > 0) launch_pointwise(op, widen_kernel<W>, p, count, 1, queue);
+    return p.to;
+  }
+}
+
 template <class F>
 struct Copied {
   F* to;
@@ -121,15 +146,15 @@ inline void multiply(const Recurrent& p, int64_t rows, int64_t C, int64_t O, con
 // and kRows rows, each has every parts-th vector of them.
 constexpr int kStepThreads = 256;
 
-template <int kGates, int kRows, class F>
-__device__ __forceinline__ void multiply_state(F (&sums)[kGates][kRows], const F* weights,
+template <int kGates, int kRows, class F, class W>
+__device__ __forceinline__ void multiply_state(F (&sums)[kGates][kRows], const W* weights,
                                                int64_t gate, const F* state, int state_row, int K,
                                                int parts, bool active) {
-  constexpr int V = kVector<F>;
+  constexpr int V = kVector<W>;
   const int part = threadIdx.x % parts;
   if (active) {
     for (int k = part * V; k < K; k += parts * V) {
-      Pack<F, V> w[kGates];
+      Pack<W, V> w[kGates];
 #pragma unroll
       for (int g = 0; g < kGates; ++g) w[g] = tile::load<V>(weights + g * gate + k);
 #pragma unroll
@@ -138,7 +163,7 @@ __device__ __forceinline__ void multiply_state(F (&sums)[kGates][kRows], const F
 #pragma unroll
         for (int g = 0; g < kGates; ++g) {
 #pragma unroll
-          for (int v = 0; v < V; ++v) sums[g][r] += w[g].lanes[v] * h.lanes[v];
+          for (int v = 0; v < V; ++v) sums[g][r] += tile::widen(w[g].lanes[v]) * h.lanes[v];
         }
       }
     }
@@ -154,37 +179,53 @@ __device__ __forceinline__ void multiply_state(F (&sums)[kGates][kRows], const F
   }
 }
 
+// Elements from row to row of states in shared memory.
+template <class W>
+__host__ __device__ constexpr int state_row(int K) {
+  return tile::row_elements<kVector<W>, Compute<W>>(K);
+}
+
 // How a layer is split: `team` blocks of `units` hidden units each for `rows` rows of the batch,
 // `tile` of them at a time.
 struct TeamPlan {
   int team, units, slices, rows, tile, parts;
+  int weight_row;  // elements from row to row of weights in shared memory
   size_t bytes;
 };
 
 constexpr int kRowsOfThread = 4;
 
-// Where weights of kGates rows of K a unit fit: team > 0.
-template <class F>
+// The smallest team whose blocks have room for weights of `gates` rows of K a unit; 0: none.
+template <class W>
 TeamPlan plan_team(int gates, int64_t H, int64_t B, int64_t K, int most_blocks) {
-  constexpr size_t kMostBytes = 99 * 1024;  // as attention has it
+  constexpr int64_t kMostBytes = 99 * 1024;  // as attention has it
   TeamPlan plan{};
+  if (K > kMostBytes) return plan;
   plan.tile = B == 1 ? 1 : 2 * kRowsOfThread;
-  const int64_t row = tile::row_elements<kVector<F>, F>(static_cast<int>(K));
-  const size_t state = 2 * sizeof(F) * plan.tile * row, unit = sizeof(F) * gates * row;
-  if (K > 65536 || state + unit > kMostBytes) return plan;
-  const auto most_units = static_cast<int64_t>((kMostBytes - state) / unit);
-  const int64_t team = ceil_div(H, most_units);
-  if (team > most_blocks) return plan;
-  plan.team = static_cast<int>(team);
-  plan.units = static_cast<int>(ceil_div(H, team));
-  const int64_t slices = ceil_div(B, plan.tile);
-  plan.slices = static_cast<int>(team == 1 ? slices : min_of(slices, int64_t{most_blocks} / team));
-  plan.rows = static_cast<int>(ceil_div(ceil_div(B, plan.slices), plan.tile) * plan.tile);
-  plan.slices = static_cast<int>(ceil_div(B, plan.rows));
-  plan.bytes = state + plan.units * unit;
-  const int groups = plan.tile == 1 ? 1 : plan.tile / kRowsOfThread;
-  plan.parts = 1;  // as many as there are threads for, up to a warp
-  while (plan.parts < 32 && 2 * plan.parts * plan.units * groups <= kStepThreads) plan.parts *= 2;
+  const int groups = B == 1 ? 1 : 2;
+  const int64_t state = 2 * sizeof(Compute<W>) * plan.tile * state_row<W>(static_cast<int>(K));
+  const int64_t chunks = ceil_div(K, kVector<W>);
+  for (int64_t team = 1; team <= min_of(int64_t{most_blocks}, H); ++team) {
+    const int64_t units = ceil_div(H, team);
+    int parts = 1;  // as many as there are threads for, up to a warp
+    while (parts < 32 && 2 * parts * units * groups <= kStepThreads) parts *= 2;
+    // Rows of so many 16-byte chunks that those of eight neighbouring threads lie in other banks:
+    // as many beyond a multiple of 8 as share a unit.
+    const int64_t beyond = min_of(parts, 8);
+    const int64_t row = beyond + ceil_div(max_of(chunks - beyond, int64_t{0}), 8) * 8;
+    const int64_t bytes = state + 16 * gates * units * row;
+    if (bytes > kMostBytes) continue;
+    const int64_t slices = ceil_div(B, plan.tile);
+    const int64_t at_once = team == 1 ? slices : min_of(slices, most_blocks / team);
+    plan.team = static_cast<int>(team);
+    plan.units = static_cast<int>(units);
+    plan.parts = parts;
+    plan.rows = static_cast<int>(ceil_div(slices, at_once) * plan.tile);
+    plan.slices = static_cast<int>(ceil_div(B, plan.rows));
+    plan.weight_row = static_cast<int>(row) * kVector<W>;
+    plan.bytes = static_cast<size_t>(bytes);
+    break;
+  }
   return plan;
 }
 

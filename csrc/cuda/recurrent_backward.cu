@@ -87,20 +87,21 @@ __global__ void __launch_bounds__(kPointwiseThreads) before_kernel(const Before<
 }
 
 // All steps of a team's rows and a block's units, which keeps what all gates hand back to them.
-template <class F>
+template <class W>
 struct AllStepsBack {
-  CellGradients<F> to;
+  CellGradients<Compute<W>> to;
   Steps steps;
   TeamPlan plan;
   int K;      // gates * H in whole vectors
-  Laid<F> w;  // [H][K]: turned
+  Laid<W> w;  // [H][K]: turned
   unsigned* counters;
 };
 
-template <class Cell, class F, int kRows>
+template <class Cell, class W, int kRows>
 __global__ void __launch_bounds__(kStepThreads, 2)
-    recurrent_steps_backward_kernel(const AllStepsBack<F> p) {
-  constexpr int V = kVector<F>;
+    recurrent_steps_backward_kernel(const AllStepsBack<W> p) {
+  using F = Compute<W>;
+  constexpr int V = kVector<W>;
   const Steps& steps = p.steps;
   const auto H = static_cast<int>(p.to.H);
   const int all = Cell::kGates * H;
@@ -108,10 +109,10 @@ __global__ void __launch_bounds__(kStepThreads, 2)
   const int first_unit = member * p.plan.units, units = min_of(p.plan.units, H - first_unit);
   const int first_row = slice * p.plan.rows;
   const int end_row = min_of(first_row + p.plan.rows, steps.B);
-  const int w_row = tile::row_elements<V, F>(all);
+  const int w_row = p.plan.weight_row, dr_row = state_row<W>(all);
 
-  F* weights = tile::shared_array<F>();  // [units][w_row]
-  F* state = weights + p.plan.units * w_row;
+  F* state = tile::shared_array<F>();                               // [tile][dr_row]
+  W* weights = reinterpret_cast<W*>(state + p.plan.tile * dr_row);  // [units][w_row]
   for (int i = threadIdx.x; i < units * (p.K / V); i += kStepThreads) {
     const int unit = i / (p.K / V), k = (i - unit * (p.K / V)) * V;
     tile::copy_async(weights + unit * w_row + k, p.w.data + int64_t{first_unit + unit} * p.w.n + k);
@@ -131,7 +132,8 @@ __global__ void __launch_bounds__(kStepThreads, 2)
       for (int i = threadIdx.x; i < p.plan.tile * p.K; i += kStepThreads) {
         const int r = i / p.K, k = i - r * p.K, of_batch = row + r;
         const bool any = k < all && of_batch < after && of_batch < end_row;
-        state[r * w_row + k] = any ? tile::load_fresh(handing + int64_t{of_batch} * all + k) : F(0);
+        state[r * dr_row + k] =
+            any ? tile::load_fresh(handing + int64_t{of_batch} * all + k) : F(0);
       }
       __syncthreads();
       for (int first = 0; first < items; first += at_once) {
@@ -139,7 +141,7 @@ __global__ void __launch_bounds__(kStepThreads, 2)
         const int unit = item - group * units;
         const bool active = item < items;
         F sums[1][kRows] = {};
-        multiply_state(sums, weights + unit * w_row, 0, state + group * kRows * w_row, w_row, p.K,
+        multiply_state(sums, weights + unit * w_row, 0, state + group * kRows * dr_row, dr_row, p.K,
                        parts, active);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
@@ -160,17 +162,17 @@ __global__ void __launch_bounds__(kStepThreads, 2)
   }
 }
 
-template <class Cell, class F>
-bool run_together(const RecurrentBackward& p, const CellGradients<F>& to, const Steps& steps,
-                  const Queue& queue) {
-  const auto kernel = p.B == 1 ? recurrent_steps_backward_kernel<Cell, F, 1>
-                               : recurrent_steps_backward_kernel<Cell, F, kRowsOfThread>;
+template <class Cell, class W>
+bool run_together(const RecurrentBackward& p, const CellGradients<Compute<W>>& to,
+                  const Steps& steps, const Queue& queue) {
+  const auto kernel = p.B == 1 ? recurrent_steps_backward_kernel<Cell, W, 1>
+                               : recurrent_steps_backward_kernel<Cell, W, kRowsOfThread>;
   const int64_t K = Cell::kGates * p.H;
   const TeamPlan plan =
-      plan_team<F>(1, p.H, p.B, K, tile::blocks_at_once(kOp, kernel, kStepThreads, 96 * 1024));
+      plan_team<W>(1, p.H, p.B, K, tile::blocks_at_once(kOp, kernel, kStepThreads, 96 * 1024));
   if (plan.team == 0) return false;
-  AllStepsBack<F> a{to, steps, plan, 0, {}, nullptr};
-  a.w = laid_out_copy<F>(kOp, {p.w_hh, {1, p.H, 0, 0}, p.H, K, 1, 1, 1}, {}, queue);
+  AllStepsBack<W> a{to, steps, plan, 0, {}, nullptr};
+  a.w = laid_out_copy<W>(kOp, {p.w_hh, {1, p.H, 0, 0}, p.H, K, 1, 1, 1}, {}, queue);
   a.K = a.w.channels;
   a.counters = tile::scratch<unsigned>(queue, plan.slices);
   copy_or_zero<unsigned>(kOp, a.counters, nullptr, plan.slices, queue);
@@ -201,15 +203,18 @@ void differentiate_weight(const Recurrent& p, int64_t K, int64_t C, const void* 
   launch(c, queue);
 }
 
-template <class Cell, class F>
-void run_apart(const RecurrentBackward& p, const CellGradients<F>& to, const Queue& queue) {
+template <class Cell, class W>
+void run_apart(const RecurrentBackward& p, const CellGradients<Compute<W>>& to,
+               const Queue& queue) {
+  using F = Compute<W>;
   const int64_t K = Cell::kGates * p.H;
+  const void* w_hh = widened<W>(kOp, p.w_hh, K * p.P, queue);
   F* handed = tile::scratch<F>(queue, p.B * max_of(p.P, p.H));
   const std::vector<Step> steps = steps_of(p);
   const Step* after = nullptr;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     const int64_t before = after ? after->rows : 0, both = min_of(step->rows, before);
-    if (after) multiply_back(p, before, K, p.P, to.dr + after->row * K, p.w_hh, handed, queue);
+    if (after) multiply_back(p, before, K, p.P, to.dr + after->row * K, w_hh, handed, queue);
     const auto run = [&](int64_t begin, int64_t end, const F* handed) {
       const int64_t count = (end - begin) * p.H;
       CellGradients<F> part = to;
@@ -225,13 +230,14 @@ void run_apart(const RecurrentBackward& p, const CellGradients<F>& to, const Que
     if (rest.count > 0) launch_pointwise(kOp, add_kernel<F>, rest, rest.count, 1, queue);
     after = &*step;
   }
-  multiply_back(p, after->rows, K, p.P, to.dr + after->row * K, p.w_hh, handed, queue);
+  multiply_back(p, after->rows, K, p.P, to.dr + after->row * K, w_hh, handed, queue);
   const Sum<F> rest{static_cast<F*>(p.grad_h0), handed, after->rows * p.P};
   if (rest.count > 0) launch_pointwise(kOp, add_kernel<F>, rest, rest.count, 1, queue);
 }
 
-template <class Cell, class F>
+template <class Cell, class W>
 void differentiate(const RecurrentBackward& p, const Queue& queue) {
+  using F = Compute<W>;
   const int64_t K = Cell::kGates * p.H;
   CellGradients<F> to{};
   to.H = p.H;
@@ -255,12 +261,14 @@ void differentiate(const RecurrentBackward& p, const Queue& queue) {
     h = before.h;
   }
   to.h = static_cast<const F*>(h);
-  if (p.B > 0 && !(p.T > 1 && run_together<Cell>(p, to, steps, queue))) {
-    run_apart<Cell>(p, to, queue);
+  if (p.B > 0 && !(p.T > 1 && run_together<Cell, W>(p, to, steps, queue))) {
+    run_apart<Cell, W>(p, to, queue);
   }
 
-  multiply_back(p, p.N, K, p.I, to.dx, p.w_ih, p.grad_x, queue);
-  differentiate_weight(p, K, p.I, to.dx, p.x, p.grad_w_ih, p.grad_b_ih, queue);
+  const void* w_ih = widened<W>(kOp, p.w_ih, K * p.I, queue);
+  const void* x = widened<W>(kOp, p.x, p.N * p.I, queue);
+  multiply_back(p, p.N, K, p.I, to.dx, w_ih, p.grad_x, queue);
+  differentiate_weight(p, K, p.I, to.dx, x, p.grad_w_ih, p.grad_b_ih, queue);
   differentiate_weight(p, K, p.P, to.dr, h, p.grad_w_hh, p.grad_b_hh, queue);
 }
 

@@ -1,6 +1,7 @@
 // lstm, gru, rnn and their cells: checks, allocation and registration, compiled into each backend's
 // library. Kernels see dense tensors of the type computed in: 16-bit ones are widened first, so
-// that states stay float from step to step.
+// that states stay float from step to step. GPUs take inputs and weights as they are: they have
+// units for products of 16-bit numbers.
 #include "recurrent.h"
 
 #include "../common/backend.h"
@@ -27,23 +28,33 @@ ScalarType computed_in(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+#if TORCHEXT_LIBRARY_CPU
+constexpr bool kWidensAll = true;
+#else
+constexpr bool kWidensAll = false;
+#endif
+
 // Checks tensors against the input and against their shapes, and keeps what it had to copy.
 class Dense {
  public:
   Dense(const char* op, const Tensor& x) : op_(op), type_(x.scalar_type()), wide_(computed_in(x)) {}
 
   const void* operator()(const char* argument, const Tensor& tensor, const Dims& shape) {
-    return get(argument, tensor, shape, type_);
+    return get(argument, tensor, shape, type_, true);
+  }
+  const void* factor(const char* argument, const Tensor& tensor, const Dims& shape) {
+    return get(argument, tensor, shape, type_, kWidensAll);
   }
   const void* operator()(const char* argument, const Optional& tensor, const Dims& shape) {
-    return tensor.has_value() ? get(argument, *tensor, shape, type_) : nullptr;
+    return tensor.has_value() ? get(argument, *tensor, shape, type_, true) : nullptr;
   }
   const void* wide(const char* argument, const Tensor& tensor, const Dims& shape) {
-    return get(argument, tensor, shape, wide_);
+    return get(argument, tensor, shape, wide_, true);
   }
 
  private:
-  const void* get(const char* argument, const Tensor& tensor, const Dims& shape, ScalarType type) {
+  const void* get(const char* argument, const Tensor& tensor, const Dims& shape, ScalarType type,
+                  bool widens) {
     check_tensor(op_, argument, tensor);
     CHECK(tensor.scalar_type() == type, op_, ": ", argument, ": got dtype ",
           torch::headeronly::toString(tensor.scalar_type()), ", expected ",
@@ -51,7 +62,7 @@ class Dense {
     const Dims got = sizes_of(tensor);
     CHECK(got == shape, op_, ": ", argument, ": got shape ", got, ", expected ", shape);
     Tensor dense = torch::stable::contiguous(tensor);
-    if (type != wide_) dense = torch::stable::to(dense, wide_);
+    if (widens && type != wide_) dense = torch::stable::to(dense, wide_);
     kept_.push_back(dense);
     return memory_of(dense);
   }
@@ -108,7 +119,9 @@ void set_steps(const char* op, Recurrent& p, const Arguments& a, IntList& batch_
 Recurrent make_recurrent(const char* op, const Arguments& a, Dense& dense, IntList& batch_sizes) {
   Recurrent p{};
   p.cell = a.cell;
-  p.dtype = compute_dtype(floating_dtype(op, "input", a.x));
+  const DType given = floating_dtype(op, "input", a.x);
+  p.dtype = compute_dtype(given);
+  p.stored = kWidensAll ? p.dtype : given;
   set_steps(op, p, a, batch_sizes);
   check_rank(op, "w_ih", a.w_ih, 2, "(gates * H, I)");
   check_rank(op, "w_hh", a.w_hh, 2, "(gates * H, H)");
@@ -118,9 +131,9 @@ Recurrent make_recurrent(const char* op, const Arguments& a, Dense& dense, IntLi
         " times the hidden size");
   const bool projected = a.cell == Cell::lstm && a.batch_sizes == nullptr;
   p.P = projected ? sizes_of(a.w_hh)[1] : p.H;
-  p.x = dense("input", a.x, sizes_of(a.x));
-  p.w_ih = dense("w_ih", a.w_ih, dims({rows, p.I}));
-  p.w_hh = dense("w_hh", a.w_hh, dims({rows, p.P}));
+  p.x = dense.factor("input", a.x, sizes_of(a.x));
+  p.w_ih = dense.factor("w_ih", a.w_ih, dims({rows, p.I}));
+  p.w_hh = dense.factor("w_hh", a.w_hh, dims({rows, p.P}));
   p.b_ih = dense("b_ih", a.b_ih, dims({rows}));
   p.b_hh = dense("b_hh", a.b_hh, dims({rows}));
   p.h0 = dense("hx", a.hx, dims({p.B, p.P}));

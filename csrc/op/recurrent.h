@@ -25,9 +25,10 @@ PLAIN int64_t gates_of(Cell cell) { return kCells[static_cast<int>(cell)].gates;
 PLAIN int64_t saved_of(Cell cell) { return kCells[static_cast<int>(cell)].saved; }
 PLAIN bool has_own_dr(Cell cell) { return kCells[static_cast<int>(cell)].own_dr; }
 
-// Everything is dense, and of the type computed in: dtype is f32 or f64.
+// Everything is dense, and of the type computed in: dtype is f32 or f64. But x, w_ih and w_hh are of
+// type `stored`, which on the CPU is the same.
 struct Recurrent {
-  DType dtype;
+  DType dtype, stored;
   Cell cell;
   bool reverse;
   int64_t T, B, N, I, H;  // N: rows of all steps together
