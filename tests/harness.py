@@ -18,6 +18,8 @@ from torchext import _host, _load, emulator
 from torchext.ops import OPS
 from torchext.ops._packed import pack, suits_pairs, unpack
 
+torch.backends.cudnn.allow_tf32 = False  # matrix products' is off by default
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

@@ -8,7 +8,7 @@ import torch
 from cases import SPECS, named
 from families.attention import pair_index
 from families.case import Case
-from harness import EMULATOR, call_of, check_accurate, map_tensors
+from harness import EMULATOR, Call, call_of, check_accurate, decompose, map_tensors
 from planted_bugs import BUGS, build, found_by
 
 from torchext import emulator
@@ -177,6 +177,46 @@ def test_products(op):
     for line in profile.lines:
         if line.shared and (line.matrix_row or line.bytes == 16):
             assert line.wavefronts <= 1.05 * line.fewest_wavefronts, str(profile)
+
+
+@pytest.fixture
+def tf32():
+    """torch's switches, as users know them."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "tf32"
+    yield
+    for switch, was in zip(switches, before, strict=True):
+        switch.fp32_precision = was
+
+
+def rounded_to_tf32(x):
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return x
+    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("op", PRODUCTS)
+def test_products_of_tf32(op, tf32):
+    """Tensor cores where torch would take them, of float32 rounded to what they take."""
+    args, products = PRODUCTS[op]
+    args = map_tensors(torch.Tensor.float, args)
+    args = map_tensors(lambda x: x + torch.randn_like(x) * 2**-9, args)
+    profile = emulator.profile(op, *args)
+    assert 2 * products <= profile.flops <= 2 * products / 0.95, str(profile)
+    call = Call(
+        op,
+        args,
+        *(decompose(op, map_tensors(rounded_to_tf32, args), d) for d in (torch.float64, None)),
+        600,
+    )
+    check_accurate(EMULATOR(op, *args), call)
+
+
+def test_products_are_exact_without_the_switch():
+    args, _ = PRODUCTS["conv2d_inference"]
+    assert emulator.profile("conv2d_inference", *map_tensors(torch.Tensor.float, args)).flops == 0
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

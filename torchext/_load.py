@@ -116,7 +116,17 @@ def load(name):
         torch.ops.load_library(str(file))
     except OSError as error:
         return _in_words(str(error.__cause__ or error), name)  # torch's own text gives no reason
+    if name != "cpu":
+        ctypes.CDLL(str(file)).torchext_ask_for_tf32(_takes_tf32)
     return ""
+
+
+@ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_bool)
+def _takes_tf32(linear):
+    """Whether torch would round float32 products on a GPU, as its users know to switch it."""
+    backends = torch.backends
+    products = backends.cuda.matmul if linear else backends.cudnn.conv
+    return products.fp32_precision == "tf32"
 
 
 def _is_whole(file):

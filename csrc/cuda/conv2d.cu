@@ -50,7 +50,7 @@ void forward(const Conv2d& p, const Queue& queue) {
   const int64_t C = p.C / p.groups, O = p.O / p.groups, taps = p.h.kernel * p.w.kernel;
   const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, C, p.H, p.W, p.groups}, {}, queue);
   const Laid<T> weight = laid_out_weight<T>(op, p, p.weight, p.w_stride, queue);
-  const ProductShape shape{p.N * p.OH * p.OW, O, taps * x.channels, p.groups, 1};
+  const ProductShape shape{p.N * p.OH * p.OW, O, taps * x.channels, p.groups, 1, takes_tf32(p)};
   check_product(op, shape);
   const auto M = static_cast<int>(shape.M);
   const tile::Divider<int> plane(p.OH * p.OW), row(p.OW);
@@ -212,7 +212,8 @@ void backward(const Conv2dBackwardInput& p, const Queue& queue) {
                     0,
                     0};
   check_product(op, {p.N * p.H * p.W, C, taps * grad.channels, p.groups, 1});
-  const ProductShape shape{phase.most_rows(), C, taps * grad.channels, p.groups, phase.count()};
+  const ProductShape shape{phase.most_rows(), C, taps * grad.channels, p.groups, phase.count(),
+                           takes_tf32(p)};
   const Outputs<T> a{phase, grad};
   const WeightColumns<T> b{phase, weight, static_cast<int>(O), grad.channels};
   const Inputs<T> out{pixels_of<T>(p), phase};
@@ -221,7 +222,18 @@ void backward(const Conv2dBackwardInput& p, const Queue& queue) {
   });
 }
 
+bool (*asked_for_tf32)(bool linear) = nullptr;
+
 }  // namespace
+
+// How torch's switches are read, which it shows to Python alone. Without it: never.
+extern "C" __attribute__((visibility("default"))) void torchext_ask_for_tf32(bool (*ask)(bool)) {
+  asked_for_tf32 = ask;
+}
+
+bool takes_tf32(const Conv2dShape& p) {
+  return p.dtype == DType::f32 && asked_for_tf32 && asked_for_tf32(p.linear);
+}
 
 void launch(const Conv2d& p, const Queue& queue) {
   if (is_depthwise(p)) return launch_depthwise(p, queue);

@@ -89,7 +89,7 @@ void backward(const Conv2dBackwardWeight& p, const Queue& queue) {
   const Laid<T> grad = laid_out<T>(op, {p.grad_y, p.grad_y_stride, p.N, O, p.OH, p.OW, p.groups},
                                    {p.activation, p.y, p.y_stride}, queue);
   const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, C, p.H, p.W, p.groups}, {}, queue);
-  const ProductShape shape{O, taps * x.channels, pixels, p.groups, 1};
+  const ProductShape shape{O, taps * x.channels, pixels, p.groups, 1, takes_tf32(p)};
   check_product(op, shape);
   if (p.grad_bias) sum_bias(op, p, grad, queue);
   const tile::Divider<int> plane(p.OH * p.OW), row(p.OW), channels(x.channels);

@@ -7,6 +7,7 @@
 // takes the results, V neighbours of n at a time. z counts groups, phases and parts of a long sum.
 #pragma once
 
+#include "../op/conv2d.h"
 #include "pointwise.cuh"
 #include "tile/matrix_tile.cuh"
 #include "tile/queue.cuh"
@@ -103,7 +104,7 @@ __device__ __forceinline__ void store_results(const Core& core, const Out& out, 
 }
 
 template <class Core, class A, class B, class Out>
-__global__ void __launch_bounds__(Core::kThreads)
+__global__ void __launch_bounds__(Core::kThreads, Core::kBlocks)
     product_kernel(A a, B b, Out out, const Parts parts) {
   using T = typename Core::T;
   using LoadA = Loader<Core, A, Core::kM>;
@@ -205,7 +206,11 @@ __global__ void __launch_bounds__(kPointwiseThreads, 2) finish_kernel(Results<Fi
 // The shape of a product, of which there are groups * phases.
 struct ProductShape {
   int64_t M, N, K, groups, phases;
+  bool tf32 = false;  // what floats may be rounded to
 };
+
+// Whether torch would: its switches for convolutions and for matrix products decide.
+bool takes_tf32(const Conv2dShape& p);
 
 inline void check_product(const char* op, const ProductShape& p) {
   constexpr int64_t kMost = INT32_MAX - 4096;  // tiles go beyond the ends
@@ -257,12 +262,13 @@ void launch_product(const char* op, const ProductShape& p, const A& a, const B& 
 // choose(Core{}): of the type, and for tensor cores of a size that fits the results.
 template <class T, class Choose>
 void for_core(const ProductShape& p, const Choose& choose) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (sizeof(T) > 2) {
+    if (!p.tf32) return choose(tile::Cores<T>{});
+  }
+  if constexpr (sizeof(T) <= 4) {
     const int64_t large = ceil_div(p.M, 128) * ceil_div(p.N, 128) * p.groups * p.phases;
     if (p.N > 64 && large >= 128) return choose(tile::TensorCores<T, 128, 128, 2, 4>{});
     choose(tile::TensorCores<T, 64, 64, 2, 2>{});
-  } else {
-    choose(tile::Cores<T>{});
   }
 }
 

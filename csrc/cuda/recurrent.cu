@@ -50,7 +50,7 @@ void multiply_inputs(const Recurrent& p, int64_t columns, void* gates, int64_t g
   } else {
     const Laid<W> x = laid_out<W>(kOp, {p.x, {p.I, 1, 0, 0}, p.N, p.I, 1, 1, 1}, {}, queue);
     const Laid<W> w = laid_out<W>(kOp, {p.w_ih, {p.I, 1, 0, 0}, columns, p.I, 1, 1, 1}, {}, queue);
-    const ProductShape shape{p.N, columns, x.channels, 1, 1};
+    const ProductShape shape{p.N, columns, x.channels, 1, 1, false};
     const InputRows<W> a{{x.data, x.n, static_cast<int>(p.N)}, x.channels};
     const MatrixRows<W> b{w.data, w.n, static_cast<int>(columns)};
     const Gates out{

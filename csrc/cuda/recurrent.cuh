@@ -128,7 +128,7 @@ void copy_or_zero(const char* op, void* to, const void* from, int64_t count, con
 // Products of rows: a linear layer's, of one tap over a line of pixels.
 inline Conv2dShape line_of(const Recurrent& p, int64_t rows, int64_t C, int64_t O) {
   const Window point{1, 1, 0, 1};
-  return {p.dtype, 1, C, 1, rows, O, 1, rows, 1, point, point};
+  return {p.dtype, 1, C, 1, rows, O, 1, rows, 1, point, point, false};
 }
 
 inline void multiply(const Recurrent& p, int64_t rows, int64_t C, int64_t O, const void* x,

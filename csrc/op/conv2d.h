@@ -13,6 +13,7 @@ struct Conv2dShape {
   DType dtype;
   int64_t N, C, H, W, O, OH, OW, groups;
   Window h, w;
+  bool linear;  // what torch calls a matrix product, with a precision of its own
 };
 
 struct Conv2d : Conv2dShape {

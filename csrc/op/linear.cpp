@@ -55,7 +55,7 @@ void check_weight(const char* op, const Tensor& weight, const Tensor& first) {
 // M rows of C numbers become M rows of O: pixels of one image.
 Conv2dShape shape_of(DType dtype, int64_t M, int64_t C, int64_t O) {
   const Window point{1, 1, 0, 1};
-  return {dtype, 1, C, 1, M, O, 1, M, 1, point, point};
+  return {dtype, 1, C, 1, M, O, 1, M, 1, point, point, true};
 }
 Strides rows_of(int64_t length) { return {0, 1, 0, length}; }
 Strides weight_strides(const Tensor& weight) { return {weight.stride(0), weight.stride(1), 0, 0}; }

@@ -20,7 +20,10 @@ struct MatrixTile {
 
   // Where the chunk begins.
   __device__ __forceinline__ static int at(int row, int chunk) {
-    const int swizzled = kChunks == 4 ? chunk ^ (row >> 1 & 3) : chunk ^ (row & 7);
+    // Of floats four neighbouring rows are read at once, of each two chunks.
+    constexpr bool kByFours = sizeof(T) == 4 && !kXRows;
+    const int by = kChunks == 4 ? row >> 1 & 3 : kByFours ? (row & 3) << 1 : row & 7;
+    const int swizzled = chunk ^ by;
     return (row * kChunks + swizzled) * V;
   }
   __device__ __forceinline__ static T get(const T* tile, int x, int k) {
@@ -29,41 +32,56 @@ struct MatrixTile {
   }
 };
 
-// A block's product by tensor cores, T of 16 bits: kWarpsM x kWarpsN warps, each of 16-row and
-// 8-column pieces.
+// A block's product by tensor cores, T of 16 bits or floats rounded to TF32: kWarpsM x kWarpsN
+// warps, each of 16-row and 8-column pieces.
 template <class T_, int kM_, int kN_, int kWarpsM, int kWarpsN>
 struct TensorCores {
   using T = T_;
   using F = float;
-  static constexpr int kM = kM_, kN = kN_, kK = 32;
-  static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
+  static constexpr int kM = kM_, kN = kN_, kK = 64 / sizeof(T);
+  static constexpr int kThreads = 32 * kWarpsM * kWarpsN, kBlocks = 0;  // blocks of an SM, at least
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   static constexpr int kPiecesM = kWarpM / 16, kPiecesN = kWarpN / 8;
   static_assert(kPiecesN % 2 == 0, "ldmatrix brings two pieces of b at once");
   float sums[kPiecesM][kPiecesN][4] = {};
 
+  // Four matrices of 8 rows of x by a chunk of k: from x on and 8 more, two chunks from `chunk` on,
+  // which come first or last.
+  template <class Tile, bool kRowsFirst>
+  __device__ __forceinline__ static void read(uint32_t (&to)[4], const T* tile, int x, int chunk) {
+    const int lane = threadIdx.x % 32, row = lane % 8;
+    const int first = lane / 8 % 2, second = lane / 16;
+    const int by_x = kRowsFirst ? first : second, by_k = kRowsFirst ? second : first;
+    if constexpr (Tile::kXRows) {
+      load_matrices<false>(to, tile + Tile::at(x + 8 * by_x + row, chunk + by_k));
+    } else if constexpr (sizeof(T) == 2) {
+      load_matrices<true>(to, tile + Tile::at(8 * (chunk + by_k) + row, x / 8 + by_x));
+    } else {  // ldmatrix turns 16-bit numbers only
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int more_x = kRowsFirst ? i % 2 : i / 2, more_k = kRowsFirst ? i / 2 : i % 2;
+        const T number =
+            Tile::get(tile, x + 8 * more_x + lane / 4, 4 * (chunk + more_k) + lane % 4);
+        __builtin_memcpy(&to[i], &number, sizeof number);
+      }
+    }
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) to[i] = to_tf32(to[i]);
+    }
+  }
+
   template <class TileA, class TileB>
   __device__ __forceinline__ void add(const T* a, const T* b) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int warp = threadIdx.x / 32;
     const int m = warp % kWarpsM * kWarpM, n = warp / kWarpsM * kWarpN;
-    const int row = lane % 8, low = lane / 8 % 2, high = lane / 16;
 #pragma unroll
-    for (int k = 0; k < kK; k += 16) {
+    for (int chunk = 0; chunk < 4; chunk += 2) {
       uint32_t of_a[kPiecesM][4], of_b[kPiecesN / 2][4];
 #pragma unroll
-      for (int i = 0; i < kPiecesM; ++i) {  // matrices: (m, k), (m + 8, k), (m, k + 8), ...
-        const int x = m + 16 * i;
-        load_matrices<!TileA::kXRows>(
-            of_a[i], a + (TileA::kXRows ? TileA::at(x + 8 * low + row, k / 8 + high)
-                                        : TileA::at(k + 8 * high + row, x / 8 + low)));
-      }
+      for (int i = 0; i < kPiecesM; ++i) read<TileA, true>(of_a[i], a, m + 16 * i, chunk);
 #pragma unroll
-      for (int j = 0; j < kPiecesN / 2; ++j) {  // (n, k), (n, k + 8), (n + 8, k), ...
-        const int x = n + 16 * j;
-        load_matrices<!TileB::kXRows>(
-            of_b[j], b + (TileB::kXRows ? TileB::at(x + 8 * high + row, k / 8 + low)
-                                        : TileB::at(k + 8 * low + row, x / 8 + high)));
-      }
+      for (int j = 0; j < kPiecesN / 2; ++j) read<TileB, false>(of_b[j], b, n + 16 * j, chunk);
 #pragma unroll
       for (int i = 0; i < kPiecesM; ++i) {
 #pragma unroll
@@ -110,7 +128,7 @@ template <class T_>
 struct Cores {
   using T = T_;
   using F = T_;
-  static constexpr int kM = 64, kN = 64, kK = 64 / sizeof(T), kThreads = 256;
+  static constexpr int kM = 64, kN = 64, kK = 64 / sizeof(T), kThreads = 256, kBlocks = 2;
   static constexpr int V = 16 / sizeof(T);
   F sums[4][4] = {};
 
