@@ -1,6 +1,5 @@
 // Window attention: attention, told where each window's rows lie, with the bias of pairs of pixels.
 #include "../op/window_attention.h"
-
 #include "pointwise.cuh"
 #include "tile/queue.cuh"
 #include "tile/reduce.cuh"
@@ -77,8 +76,14 @@ void set_windows(const char* op, AttentionShape& p, const WindowShape& s, const 
                       tile::scratch<int32_t>(queue, pixels)};
   launch_pointwise(op, places_kernel, places, pixels, 1, queue);
   auto* bias = tile::scratch<Compute<T>>(queue, p.heads * pairs);
-  const Bias<T> of_table{static_cast<const T*>(s.table), s.table_row, s.table_head, s.entries,
-                         p.heads, pairs, s.index, bias};
+  const Bias<T> of_table{static_cast<const T*>(s.table),
+                         s.table_row,
+                         s.table_head,
+                         s.entries,
+                         p.heads,
+                         pairs,
+                         s.index,
+                         bias};
   launch_pointwise(op, bias_kernel<T>, of_table, p.heads * pairs, 1, queue);
   p.mask_kind = p.dtype == DType::f64 ? Mask::as_query : Mask::f32;
   p.mask = bias;
@@ -97,8 +102,8 @@ void differentiate(const WindowAttentionBackward& p, const Queue& queue) {
   attention.grad_mask = grad_bias;
   attention.grad_mask_stride = bias_strides(attention);
   launch(attention, queue);
-  const BiasGradient<T> gradient{grad_bias, p.shape.index,   p.shape.entries,
-                                 heads,     pairs, static_cast<T*>(p.grad_table)};
+  const BiasGradient<T> gradient{grad_bias, p.shape.index, p.shape.entries,
+                                 heads,     pairs,         static_cast<T*>(p.grad_table)};
   launch_pointwise(op, bias_gradient_kernel<T>, gradient, p.shape.entries * heads * tile::kWarp, 1,
                    queue);
 }

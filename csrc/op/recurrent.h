@@ -25,8 +25,8 @@ PLAIN int64_t gates_of(Cell cell) { return kCells[static_cast<int>(cell)].gates;
 PLAIN int64_t saved_of(Cell cell) { return kCells[static_cast<int>(cell)].saved; }
 PLAIN bool has_own_dr(Cell cell) { return kCells[static_cast<int>(cell)].own_dr; }
 
-// Everything is dense, and of the type computed in: dtype is f32 or f64. But x, w_ih and w_hh are of
-// type `stored`, which on the CPU is the same.
+// Everything is dense, and of the type computed in: dtype is f32 or f64. But x, w_ih and w_hh are
+// of type `stored`, which on the CPU is the same.
 struct Recurrent {
   DType dtype, stored;
   Cell cell;

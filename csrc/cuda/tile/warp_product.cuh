@@ -137,7 +137,7 @@ struct CoreWarp {
   using F = T_;
   static constexpr int kRows = 64 / sizeof(T), kLanes = 8, kStep = 16 / sizeof(T);
   template <int kDepth>
-  static constexpr int kSpare = kRows* row_elements<kStep, T>(kDepth);
+  static constexpr int kSpare = kRows * row_elements<kStep, T>(kDepth);
 
   template <int kColumns_>
   struct Sums {
