@@ -8,11 +8,12 @@ import torch
 from cases import SPECS, named
 from families.attention import pair_index
 from families.case import Case
-from harness import EMULATOR, Call, call_of, check_accurate, decompose, map_tensors
+from harness import EMULATOR, FLOATS, Call, call_of, check_accurate, decompose, map_tensors
 from planted_bugs import BUGS, build, found_by
 
 from torchext import emulator
 from torchext.ops import OPS
+from torchext.ops.attention import MOST_CHANNELS_OF_CUDA
 
 pytestmark = pytest.mark.skipif(bool(emulator.why_not()), reason=emulator.why_not())
 EMULATED = [op for op in OPS if emulator.has(op)]
@@ -309,6 +310,18 @@ def test_recurrent_weights_that_fit_nowhere(op, reverse):
             call = call_of(name, case, torch.float64)
             assert len(emulator.profile(name, *call.args).kernels) > 5
             check_accurate(EMULATOR(name, *call.args), call)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_attention_of_wide_heads(dtype):
+    D = MOST_CHANNELS_OF_CUDA
+    case = Case("wide", (1, 1, 3, D), ((1, 1, 5, D), D, None, False, None, False))
+    for op in ("attention", "attention_backward"):
+        call = call_of(op, case, dtype)
+        check_accurate(EMULATOR(op, *call.args), call)
+    x = torch.ones(1, 1, 3, 1000).to(dtype)
+    with pytest.raises(RuntimeError, match=r"attention: CUDA: got rows of \d+ bytes .* fewer chan"):
+        torch.ops.torchext_emu.attention_inference(x, x, x, None, False, None, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -18,7 +18,7 @@ from ._lower import lower
 from ._raise import raise_to_aten
 from ._report import Report
 from ._stand_in import StandIn
-from ._timing import least_times
+from ._timing import least_times, waiter
 
 FEW_DIGITS = {torch.bfloat16, torch.float16}
 MOST_SHAPES = 8  # of input for which code is kept; others run the model's own forward
@@ -56,6 +56,11 @@ class Accelerated(StandIn):
         if tensors is None or not self._applies(tensors):
             return self.own_forward(*args, **kwargs)
         compiled = self._compiled.get(key)
+        if compiled is None and _is_capturing(tensors):
+            self.report.note(
+                "the model's own forward: a CUDA graph was captured before it was built"
+            )
+            return self.own_forward(*args, **kwargs)
         if compiled is None:
             with _GATE.alone(), _disable_current_modes():
                 compiled = self._compiled.get(key) or self._build(args, kwargs, tensors)
@@ -161,7 +166,8 @@ class Accelerated(StandIn):
             if not error <= limit and not self._as_exact(ours, expected, args, kwargs, tensors):
                 why = f"results differ by {error:.1e} of the largest, more than {limit:.0e}"
                 return self._give_up(why)
-            seconds = least_times([own, lambda: compiled(*tensors)])
+            ways = [own, lambda: compiled(*tensors)]
+            seconds = least_times(ways, wait=waiter(tensors))
         self.report.measured(error, *seconds)
         if seconds[1] > seconds[0]:
             return self._give_up("it is faster", refuse=False)
@@ -251,6 +257,11 @@ def _key(args, kwargs):
     except TypeError:
         return None, None
     return (tensors, key) if tensors else (None, None)
+
+
+def _is_capturing(tensors):
+    """Whether a CUDA graph is being made, in which nothing can be timed."""
+    return any(x.is_cuda for x in tensors) and torch.cuda.is_current_stream_capturing()
 
 
 def _facts(x):

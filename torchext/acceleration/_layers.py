@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .. import nn as tn
-from ._timing import least_times
+from ._timing import least_times, waiter
 
 # torch's class -> ours. Dropout draws other numbers from the same seed: it stays.
 CLASSES = {
@@ -67,7 +67,8 @@ class Trial:
         theirs = ours.__mro__[1]
         key = (ours, module.extra_repr(), [(x.shape, x.stride(), x.dtype) for x in args])
         if str(key) not in self.known:
-            self.known[str(key)] = least_times([_step(module, cls, args) for cls in (ours, theirs)])
+            steps = [_step(module, cls, args) for cls in (ours, theirs)]
+            self.known[str(key)] = least_times(steps, wait=waiter(args))
         mine, its = self.known[str(key)]
         self.report.timed(self.names[module], mine, its)
         if its < 0.97 * mine:

@@ -9,6 +9,7 @@ from torch import fx
 from ..nn import functional as F
 from ..ops._activation import KINDS
 from ..ops._packed import pack, suits_pairs
+from ..ops._triton import beside_cuda
 from ..ops._winograd import pack_winograd
 from . import _onednn
 from ._attention import attention_qkv, pack_attention
@@ -74,7 +75,9 @@ class _Rewriter:
         """By what the first of candidates(builder) computes from the nodes' inputs."""
         last = nodes[-1]
         with self.graph.inserting_before(last):
-            place = Place(_path(nodes[0]), what, None, candidates(Builder(self.graph)))
+            found = candidates(Builder(self.graph))
+            found += [] if _is_on_cpu(last) else _by_triton(found)
+            place = Place(_path(nodes[0]), what, None, found)
             self._update(place)
             first = place.candidates[0]
             place.node = self.graph.call_function(first.target, first.args)
@@ -100,6 +103,20 @@ class _Rewriter:
         for place in self._places:
             self._update(place)
         return self._places
+
+
+def _is_on_cpu(node):
+    """Where weights are packed once, and kernels read them so."""
+    value = node.meta["val"]
+    value = value if isinstance(value, torch.Tensor) else value[0]
+    return value.device.type == "cpu"
+
+
+def _by_triton(candidates):
+    """The same ops by the other kernels there are for GPUs: nobody has measured which is faster."""
+    ours = [c for c in candidates if getattr(c.target, "namespace", "") == "torchext"]
+    found = [(c, beside_cuda(c.target._opname)) for c in ours]
+    return [Candidate(f"{c.name}, Triton", other, c.args) for c, other in found if other]
 
 
 def _path(node):
@@ -140,7 +157,7 @@ def _linear_candidates(build, product):
     x, size = product.node.args[0], product.weight_shape
     rows = x.meta["val"].numel() // max(size[1], 1)
     rest = (bias, product.residual, KINDS[product.activation])
-    if rows > FEW_ROWS and size[0] > FEW_COLUMNS:
+    if _is_on_cpu(product.node) and rows > FEW_ROWS and size[0] > FEW_COLUMNS:
         args = (x, _panels(build, product, weight, 1), size[0], *rest)
         ours = Candidate("torchext", ops.linear_packed_inference.default, args)
     else:
@@ -154,8 +171,9 @@ def _conv2d_candidates(build, product, precision):
     x, size, geometry = product.node.args[0], product.weight_shape, product.geometry()
     whole = build(channels_last, weight)
     rest = (bias, product.residual, *geometry, KINDS[product.activation])
-    filters = product.is_depthwise or product.is_narrow
-    if filters or size[0] // geometry[-1] <= FEW_COLUMNS:
+    on_cpu = _is_on_cpu(product.node)
+    filters = on_cpu and (product.is_depthwise or product.is_narrow)
+    if not on_cpu or filters or size[0] // geometry[-1] <= FEW_COLUMNS:
         laid = build(taps_first, weight) if filters else whole
         ours = Candidate("torchext", ops.conv2d_inference.default, (x, laid, *rest))
     else:
@@ -164,7 +182,7 @@ def _conv2d_candidates(build, product, precision):
     plain = (x, whole, bias, product.residual, *geometry, product.activation)
     shape = list(x.meta["val"].shape)
     candidates = [ours, Candidate("ATen", conv2d, plain), *_onednn.conv2d(build, plain, shape)]
-    if precision == "fast" and _suits_winograd(product):
+    if on_cpu and precision == "fast" and _suits_winograd(product):
         args = (x, build(pack_winograd, weight), size[0], bias, product.residual)
         args += (geometry[1], KINDS[product.activation])
         op = ops.conv2d_winograd_inference.default
@@ -215,35 +233,30 @@ def _separable_candidates(build, first, second):
     shift, ones = build.pair(unit_norm, weight, bias)
     pointwise_shift, pointwise_ones = build.pair(unit_norm, pointwise, pointwise_bias)
     zeros, pointwise_zeros = build(torch.zeros_like, ones), build(torch.zeros_like, pointwise_ones)
-    panels, out = build(pack, pointwise), second.weight_shape[0]
     *geometry, groups = first.geometry()
     kinds = KINDS[first.activation], KINDS[second.activation]
-    filters = build(taps_first, weight)
-    args = (x, filters, None, shift, zeros, ones, 0.0, panels, out)
+    on_cpu, unit = _is_on_cpu(first.node), ([1, 1], [0, 0], [1, 1], 1)
+    whole = build(channels_last, weight)
+    filters = build(taps_first, weight) if on_cpu else whole
+    one, second_one = ops.depthwise_separable_inference, ops.conv2d_inference
+    whole_pointwise = build(channels_last, pointwise)
+    factor = second_factor = (whole_pointwise,)
+    if on_cpu:
+        one, second_one = ops.depthwise_separable_packed_inference, ops.conv2d_packed_inference
+        factor = build(pack, pointwise), second.weight_shape[0]
+        second_factor = _panels(build, second, pointwise, 1), list(second.weight_shape)
+    args = (x, filters, None, shift, zeros, ones, 0.0, *factor)
     args += (None, pointwise_shift, pointwise_zeros, pointwise_ones, 0.0, second.residual)
-    args += (*geometry, *kinds)
-    ours = Candidate("torchext", ops.depthwise_separable_packed_inference.default, args)
+    ours = Candidate("torchext", one.default, (*args, *geometry, *kinds))
 
     depthwise = (filters, bias, None, *geometry, groups, kinds[0])
-    unit = ([1, 1], [0, 0], [1, 1], 1)
-    size = list(second.weight_shape)
-    args = (
-        x,
-        *depthwise,
-        _panels(build, second, pointwise, 1),
-        size,
-        pointwise_bias,
-        second.residual,
-        *unit,
-        kinds[1],
-    )
-    two = (ops.conv2d_inference.default, ops.conv2d_packed_inference.default)
+    args = (x, *depthwise, *second_factor, pointwise_bias, second.residual, *unit, kinds[1])
+    two = (ops.conv2d_inference.default, second_one.default)
     apart = Candidate("torchext, in two steps", Chain(*two, len(depthwise)), args)
 
-    whole = build(channels_last, weight)
     depthwise = (whole, bias, None, *geometry, groups, first.activation)
-    pointwise = build(channels_last, pointwise)
-    args = (x, *depthwise, pointwise, pointwise_bias, second.residual, *unit, second.activation)
+    args = (x, *depthwise, whole_pointwise, pointwise_bias, second.residual, *unit)
+    args += (second.activation,)
     plain = Candidate("ATen", Chain(conv2d, conv2d, len(depthwise)), args)
     sizes = [list(p.node.args[0].meta["val"].shape) for p in (first, second)]
     return [ours, apart, plain, *_onednn.two_convolutions(build, plain, sizes)]

@@ -14,7 +14,7 @@ from ._forward import error_of
 from ._layers import Trial, leave_layers, use_layers
 from ._report import Report
 from ._stand_in import StandIn
-from ._timing import least_times
+from ._timing import least_times, waiter
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 ACTIVATIONS = {
@@ -106,7 +106,8 @@ def _try(paired, args, kwargs, report):
         report.note(f"no pairs: results differ by {error:.1e} of the largest")
         paired.give_up()
     ways = (paired.source.forward, paired.own_forward, paired)
-    own, layers, pairs = least_times([lambda way=way: step(way) for way in ways])
+    steps = [lambda way=way: step(way) for way in ways]
+    own, layers, pairs = least_times(steps, wait=waiter(tree_leaves((args, kwargs))))
     for name in paired.pairs():
         report.row(name, "conv2d + batch norm + activation", "torchext")
     if pairs > layers:

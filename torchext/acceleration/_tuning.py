@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from ._capture import evaluate
+from ._timing import waiter
 
 PATIENCE = 2  # rounds without news after which minima are believed
 MOST_SECONDS = 5.0  # for more rounds than these:
@@ -18,7 +19,8 @@ NEWS = 0.99  # of the sum of all times
 def tune(graph, places, env):
     """Gives each place the fastest of its candidates; env: values of inputs and constants."""
     steps = [node for node in graph.nodes if node.op == "call_function" and node not in env]
-    races = {place.node: _Race(place) for place in places}
+    wait = waiter(env.values())
+    races = {place.node: _Race(place, wait) for place in places}
     done = _done_after(steps, races, env)
     turns = max((len(place.candidates) for place in places), default=0)
     known, end = {}, time.perf_counter() + MOST_SECONDS
@@ -41,8 +43,8 @@ def tune(graph, places, env):
 class _Race:
     """A place's candidates and their least times, which places alike share."""
 
-    def __init__(self, place):
-        self.place, self.times = place, None
+    def __init__(self, place, wait):
+        self.place, self.wait, self.times = place, wait, None
 
     def run(self, turn, values, known):
         candidates = self.place.candidates
@@ -51,8 +53,10 @@ class _Race:
             calls = [(str(c.target), _signature(c.args, values)) for c in candidates]
             self.times = known.setdefault(repr(calls), [float("inf")] * len(candidates))
         args = fx.map_arg(candidates[index].args, values.__getitem__)
+        self.wait()
         start = time.perf_counter()
         value = candidates[index].target(*args)
+        self.wait()
         self.times[index] = min(self.times[index], time.perf_counter() - start)
         return value
 

@@ -246,6 +246,9 @@ def _why_torchs_attention(query, key, value, dropout_p, enable_gqa):
         return f"no kernel for over {_attentions.MOST_DIMENSIONS} dimensions"
     if enable_gqa and key.dim() > 2 and value.dim() > 2 and key.shape[-3] != value.shape[-3]:
         return "no kernel for keys and values of different numbers of heads"
+    channels = max(query.shape[-1], value.shape[-1]) if query.dim() and value.dim() else 0
+    if query.is_cuda and channels > _attentions.MOST_CHANNELS_OF_CUDA:
+        return f"no CUDA kernel for heads of over {_attentions.MOST_CHANNELS_OF_CUDA} channels"
     return ""
 
 

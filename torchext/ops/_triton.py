@@ -33,6 +33,13 @@ def _has_triton():
     return importlib.util.find_spec("triton") is not None
 
 
+def beside_cuda(name):
+    """The op by Triton, where the CUDA library has it too; None where it is the only one."""
+    if not _has_triton() or serves_cuda(name):
+        return None
+    return _lazy(OPS[name])
+
+
 def _lazy(op):
     """The op's host function, imported when it is first called."""
 
@@ -46,6 +53,7 @@ def _lazy(op):
         with torch.cuda.device_of(args[0]):  # Triton launches on the current device
             return kernel()(*args)
 
+    call.__name__ = f"triton_{op.name}"
     return call
 
 

@@ -12,6 +12,7 @@ from ._dense import compute_dtype
 from ._op import Op, check
 
 MOST_DIMENSIONS = 8  # csrc/common/layout.h's Dims
+MOST_CHANNELS_OF_CUDA = 384  # whose rows fit into shared memory, in every dtype, also backward
 
 
 def _wide(x, group=1):
