@@ -230,6 +230,20 @@ def test_products_move_nothing_twice(kernel):
     assert profile.moved <= 1.15 * profile.necessary, str(profile)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("outputs", [24, 130])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_convolution_takes_the_batchs_statistics(dtype, outputs, groups):
+    """In its epilogue: nobody reads its result but the norm's one pass. Sums are not split here."""
+    window = ((1, 1), (1, 1), (1, 1), groups)
+    weight = (outputs, 16 // groups, 3, 3)
+    case = Case("block", (2, 16, 19, 23), (weight, "cgbsr", True, *window, 1), "channels_last")
+    call = call_of("conv_bn_act", case, dtype)
+    kernels = emulator.profile("conv_bn_act", *call.args).kernels
+    assert not [kernel for kernel in kernels if "channel_moments" in kernel]
+    check_accurate(EMULATOR("conv_bn_act", *call.args), call)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_moves_nothing_twice(stride):
     args = (image(2, 128, 28, 28), weight(128, 1, 3), None, None, [stride, stride], _ONES, _ONES)

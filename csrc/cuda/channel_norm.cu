@@ -5,6 +5,7 @@
 // pixels, else V pixels of the block's one channel. Sums are split by shape only: deterministic.
 #include "../op/channel_norm.h"
 #include "activation.cuh"
+#include "moments.cuh"
 #include "pointwise.cuh"
 #include "tile/divide.cuh"
 #include "tile/queue.cuh"
@@ -93,21 +94,6 @@ struct Share {
   }
 };
 
-// The mean of `count` numbers and their sum of squares around it.
-template <class F>
-struct Moments {
-  F count, mean, squares;
-
-  // Chan, Golub and LeVeque (1983)
-  __device__ __forceinline__ void operator+=(const Moments& other) {
-    if (other.count == 0) return;
-    const F sum = count + other.count, distance = other.mean - mean;
-    squares += other.squares + distance * distance * (count * other.count / sum);
-    mean = (mean * count + other.mean * other.count) / sum;
-    count = sum;
-  }
-};
-
 template <class F>
 struct Pair {
   F a, b;
@@ -139,27 +125,18 @@ template <class T, int V, bool kLast>
 __global__ void __launch_bounds__(kThreads, 2) channel_moments_kernel(const Statistics<T> p) {
   using F = Compute<T>;
   const Share<V, kLast> share(p.split);
-  // Sums around each thread's first number, from which the others are not far.
-  F first[V] = {}, sum[V] = {}, squares[V] = {}, count = 0;
+  F firsts[V];
+  RunningMoments<F, V> running{firsts};
   share.each(p.split, [&](int64_t at) {
     const auto pack = tile::load<V>(p.x + at);
+    F x[V];
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      const F x = tile::widen(pack.lanes[k]);
-      if (count == 0) first[k] = x - x == 0 ? x : F(0);
-      const F distance = x - first[k];
-      sum[k] += distance;
-      squares[k] += distance * distance;
-    }
-    count += 1;
+    for (int k = 0; k < V; ++k) x[k] = tile::widen(pack.lanes[k]);
+    running.add(x);
   });
   Moments<F> found[V];
 #pragma unroll
-  for (int k = 0; k < V; ++k) {
-    found[k] = {count, count ? first[k] + sum[k] / count : F(0),
-                count ? squares[k] - sum[k] * (sum[k] / count) : F(0)};
-    if (found[k].squares < 0) found[k].squares = 0;  // rounding
-  }
+  for (int k = 0; k < V; ++k) found[k] = running.of(k);
   gather<V, kLast>(found, p.split.lanes);
   if (static_cast<int>(threadIdx.x) >= p.split.lanes || !share.any) return;
   const int64_t at = share.part * p.split.C + share.channel;
@@ -511,19 +488,25 @@ void forward(const ChannelNorm& n, const Queue& queue) {
   const Affine<F> affine{wide(n.mean), wide(n.rstd), wide(n.weight), wide(n.bias)};
   const auto launch_as = [&](auto V, auto last) {
     const Split split(n, V());
-    F* sums = n.training ? tile::scratch<F>(queue, 2 * split.parts() * n.C) : nullptr;
-    F* squares = n.training ? sums + split.parts() * n.C : nullptr;
-    if (n.training) {
-      launch_split(op, channel_moments_kernel<T, V(), last()>,
-                   Statistics<T>{split, in(n.x), sums, squares}, V(),
+    Parts parts{split};
+    const F *means = wide(n.channel_means), *squares = wide(n.channel_squares);
+    if (means) {
+      parts.split.pixels_of_part = n.pixels_of_part;
+      const int64_t count = ceil_div(split.pixels_of_segment, n.pixels_of_part);
+      parts.split.parts_of_segment = tile::Divider<int64_t>(count);
+    } else if (n.training) {
+      F* found = tile::scratch<F>(queue, 2 * split.parts() * n.C);
+      const Statistics<T> statistics{split, in(n.x), found, found + split.parts() * n.C};
+      launch_split(op, channel_moments_kernel<T, V(), last()>, statistics, V(),
                    V() * kThreads * sizeof(Moments<F>), queue);
+      means = statistics.means, squares = statistics.squares;
     }
-    const Finish<F> finish{{split},
+    const Finish<F> finish{parts,
                            split.sets(),
                            n.training,
                            n.eps,
                            n.momentum,
-                           sums,
+                           means,
                            squares,
                            wide(n.running_mean),
                            wide(n.running_var),

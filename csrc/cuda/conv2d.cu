@@ -45,7 +45,7 @@ struct Patches {
 };
 
 template <class T>
-void forward(const Conv2d& p, const Queue& queue) {
+void forward(const Conv2d& p, const Queue& queue, OutputMoments* moments = nullptr) {
   const char* op = "conv2d";
   const int64_t C = p.C / p.groups, O = p.O / p.groups, taps = p.h.kernel * p.w.kernel;
   const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, C, p.H, p.W, p.groups}, {}, queue);
@@ -68,7 +68,7 @@ void forward(const Conv2d& p, const Queue& queue) {
   const MatrixRows<T> b{weight.data, weight.n, static_cast<int>(O)};
   const OutputPixels<T> out{pixels_of<T>(p), M, plane, row};
   for_core<T>(shape, [&](auto core) {
-    launch_product<decltype(core)>(op, shape, a, b, out, p.y_stride.c != 1, queue);
+    launch_product<decltype(core)>(op, shape, a, b, out, p.y_stride.c != 1, queue, moments);
   });
 }
 
@@ -185,7 +185,7 @@ struct Inputs {
     p.choose(phase);
   }
   template <int V>
-  __device__ __forceinline__ void store(int m, int c, const Compute<T> (&sums)[V]) const {
+  __device__ __forceinline__ void store(int m, int c, Compute<T> (&sums)[V]) const {
     if (c >= pixels.channels) return;
     const int plane = p.rows * p.columns, n = m / plane, within = m - n * plane;
     const int i = within / p.columns, j = within - i * p.columns;
@@ -238,6 +238,16 @@ bool takes_tf32(const Conv2dShape& p) {
 void launch(const Conv2d& p, const Queue& queue) {
   if (is_depthwise(p)) return launch_depthwise(p, queue);
   for_dtype(p.dtype, [&](auto zero) { forward<decltype(zero)>(p, queue); });
+}
+
+OutputMoments launch_with_moments(const Conv2d& p, const Queue& queue) {
+  OutputMoments moments{};
+  if (is_depthwise(p)) {
+    launch_depthwise(p, queue);
+  } else {
+    for_dtype(p.dtype, [&](auto zero) { forward<decltype(zero)>(p, queue, &moments); });
+  }
+  return moments;
 }
 
 void launch(const Conv2dBackwardInput& p, const Queue& queue) {

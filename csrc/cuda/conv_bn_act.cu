@@ -1,7 +1,9 @@
 // conv_bn_act (op/conv_bn_act.h). Inference: conv2d whose epilogue has the norm as a scale and a
-// shift. Training: conv2d, then batch norm of z with residual and activation in its pass.
+// shift. Training: conv2d, whose epilogue takes statistics of what it stores, then batch norm of z
+// with residual and activation in its pass.
 #include "../op/conv_bn_act.h"
 #include "fold.cuh"
+#include "product.cuh"
 
 namespace torchext {
 
@@ -12,8 +14,15 @@ void launch(const ConvBnActInference& p, const Queue& queue) {
 }
 
 void launch(const ConvBnAct& p, const Queue& queue) {
-  if (p.norm.N > 0) launch(p.conv, queue);
-  launch(p.norm, queue);
+  ChannelNorm norm = p.norm;
+  if (norm.N > 0 && norm.training) {
+    const OutputMoments moments = launch_with_moments(p.conv, queue);
+    norm.channel_means = moments.means, norm.channel_squares = moments.squares;
+    norm.pixels_of_part = moments.pixels_of_block;
+  } else if (norm.N > 0) {
+    launch(p.conv, queue);
+  }
+  launch(norm, queue);
 }
 
 }  // namespace torchext

@@ -31,24 +31,23 @@ struct Pixels {
   int first = 0;
 
   __device__ __forceinline__ void choose_group(int group) { first = group * channels; }
+  // The sums become what is stored.
   template <int V>
   __device__ __forceinline__ void store_at(int64_t n, int64_t h, int64_t w, int c,
-                                           const F (&sums)[V]) const {
+                                           F (&values)[V]) const {
     const int o = first + c, lanes = min_of(V, channels - c);
     const Strides &s = y_stride, &rs = residual_stride;
     T* to = y + (n * s.n + h * s.h + w * s.w + o * s.c);
     const T* other = residual ? residual + (n * rs.n + h * rs.h + w * rs.w + o * rs.c) : nullptr;
     Pack<T, V> more{};
     if (other && vectors) more = tile::load<V>(other);
-    F values[V];
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      values[k] = sums[k];
       if (k >= lanes) continue;
       if (scale) values[k] = values[k] * scale[o + k] + shift[o + k];
       if (bias) values[k] += tile::widen(bias[o + k]);
       if (other) values[k] += tile::widen(vectors ? more.lanes[k] : other[k * rs.c]);
-      values[k] = activate(activation, values[k]);
+      values[k] = tile::widen(tile::narrow<T>(activate(activation, values[k])));
     }
     if (vectors) return tile::store_narrow(to, values);
 #pragma unroll
@@ -102,7 +101,7 @@ struct OutputPixels {
   __device__ __forceinline__ int phases() const { return 1; }
   __device__ __forceinline__ void choose(int group, int) { pixels.choose_group(group); }
   template <int V>
-  __device__ __forceinline__ void store(int m, int o, const Compute<T> (&sums)[V]) const {
+  __device__ __forceinline__ void store(int m, int o, Compute<T> (&sums)[V]) const {
     if (o >= pixels.channels) return;
     const int n = m / plane, within = m - n * plane, h = within / row;
     pixels.store_at(n, h, within - h * row, o, sums);

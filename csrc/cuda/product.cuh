@@ -8,9 +8,11 @@
 #pragma once
 
 #include "../op/conv2d.h"
+#include "moments.cuh"
 #include "pointwise.cuh"
 #include "tile/matrix_tile.cuh"
 #include "tile/queue.cuh"
+#include "tile/reduce.cuh"
 
 namespace torchext {
 
@@ -82,6 +84,9 @@ __device__ __forceinline__ void store_results(const Core& core, const Out& out, 
   using F = typename Core::F;
   constexpr int V = kVector<typename Core::T>, kVectors = Core::kN / V;
   F* band_rows = tile::shared_array<F>();
+  // Of this thread's columns, if anybody asks.
+  F* firsts = band_rows + Core::kBandRows * Core::kBandStride + threadIdx.x * V;
+  RunningMoments<F, V> running{firsts};
   for (int band = 0; band < Core::kBands; ++band) {
     __syncthreads();
     core.put(band, band_rows);
@@ -98,13 +103,23 @@ __device__ __forceinline__ void store_results(const Core& core, const Out& out, 
 #pragma unroll
         for (int k = 0; k < kChunk; ++k) values[c + k] = chunk.lanes[k];
       }
-      out.store(m0 + Core::row_of(band, row), n0 + column, values);
+      const bool stored = out.store(m0 + Core::row_of(band, row), n0 + column, values);
+      if (Out::kMoments && stored) running.add(values);
     }
+  }
+  if constexpr (Out::kMoments) {
+    static_assert(Core::kThreads % kVectors == 0, "a thread's columns are the same in all rows");
+    Moments<F> found[V];
+#pragma unroll
+    for (int k = 0; k < V; ++k) found[k] = running.of(k);
+    __syncthreads();
+    tile::over_lines<Core::kThreads>(found, kVectors);
+    if (threadIdx.x < kVectors) out.count(n0 + static_cast<int>(threadIdx.x) * V, found);
   }
 }
 
 template <class Core, class A, class B, class Out>
-__global__ void __launch_bounds__(Core::kThreads, Core::kBlocks)
+__global__ void __launch_bounds__(Core::kThreads, Out::kMoments ? 2 : Core::kBlocks)
     product_kernel(A a, B b, Out out, const Parts parts) {
   using T = typename Core::T;
   using LoadA = Loader<Core, A, Core::kM>;
@@ -156,29 +171,60 @@ constexpr size_t product_bytes() {
   return stages > band ? stages : band;
 }
 
+// Means of a convolution's channels over blocks of its pixels, one after another, and sums of
+// squares around them; or nothing, where sums are split or exact.
+struct OutputMoments {
+  const void *means, *squares;  // [blocks][channels]
+  int64_t pixels_of_block;
+};
+
+// Instead of launch().
+OutputMoments launch_with_moments(const Conv2d& p, const Queue& queue);
+
 // Where a product's results go: to `final`, or, where the k's are split, to scratch memory first.
-template <class Final, class F>
+template <class Final, class F, bool kCounts = false>
 struct Results {
+  static constexpr bool kMoments = kCounts;
   Final final;
   int splits, columns;  // columns: rounded up to whole vectors
   F* sums;              // [group][phase][split][M][columns]; null: not split
   bool along_rows;
+  int N = 0, channels = 0;  // of a group, of all
+  F *means = nullptr, *squares = nullptr;
   int64_t at = 0;
+  int first = 0;
 
   __device__ __forceinline__ int rows() const { return final.rows(); }
   __device__ __forceinline__ void choose(int group, int phase, int split) {
     final.choose(group, phase);
     const int64_t z = static_cast<int64_t>(group) * final.phases() + phase;
     at = (z * splits + split) * final.most_rows() * columns;
+    first = group * N;
   }
+  // Whether there is such a place.
   template <int V>
-  __device__ __forceinline__ void store(int m, int n, const F (&values)[V]) const {
-    if (m >= final.rows() || n >= columns) return;
-    if (!sums) return final.store(m, n, values);
+  __device__ __forceinline__ bool store(int m, int n, F (&values)[V]) const {
+    if (m >= final.rows() || n >= columns) return false;
+    if (!sums) {
+      final.store(m, n, values);
+      return true;
+    }
     Pack<F, V> pack;
 #pragma unroll
     for (int k = 0; k < V; ++k) pack.lanes[k] = values[k];
     tile::store(sums + at + static_cast<int64_t>(m) * columns + n, pack);
+    return true;
+  }
+  // What a block found of channels from n on.
+  template <int V>
+  __device__ __forceinline__ void count(int n, const Moments<F> (&found)[V]) const {
+    const int64_t to = static_cast<int64_t>(blockIdx.x) * channels + first + n;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if (n + k >= N) continue;
+      means[to + k] = found[k].mean;
+      squares[to + k] = found[k].squares;
+    }
   }
 };
 
@@ -221,9 +267,11 @@ inline void check_product(const char* op, const ProductShape& p) {
   }
 }
 
-template <class Core, class A, class B, class Final>
+// Wanted: OutputMoments*, or nothing.
+template <class Core, class A, class B, class Final, class Wanted = std::nullptr_t>
 void launch_product(const char* op, const ProductShape& p, const A& a, const B& b,
-                    const Final& final, bool along_rows, const Queue& queue) {
+                    const Final& final, bool along_rows, const Queue& queue,
+                    Wanted moments = nullptr) {
   using F = typename Core::F;
   constexpr int V = kVector<typename Core::T>;
   check_product(op, p);
@@ -241,7 +289,6 @@ void launch_product(const char* op, const ProductShape& p, const A& a, const B& 
   const auto splits = static_cast<int>(max_of(ceil_div(steps, steps_of_split), int64_t{1}));
   const int64_t columns = ceil_div(p.N, V) * V;
   F* sums = splits > 1 ? tile::scratch<F>(queue, z * splits * p.M * columns) : nullptr;
-  const Results<Final, F> results{final, splits, static_cast<int>(columns), sums, along_rows};
   const Parts parts{static_cast<int>(p.groups), static_cast<int>(p.phases), splits,
                     static_cast<int>(steps_of_split * Core::kK)};
   dim3 grid = tile::blocks_for(op, p.M, Core::kM);
@@ -251,8 +298,35 @@ void launch_product(const char* op, const ProductShape& p, const A& a, const B& 
     throw std::runtime_error(std::string(op) + ": CUDA: got a grid of " + std::to_string(grid.y) +
                              " x " + std::to_string(z * splits) + ", expected at most 65535");
   }
-  tile::launch_kernel(op, product_kernel<Core, A, B, Results<Final, F>>, grid, Core::kThreads,
-                      product_bytes<Core>(), queue, a, b, results, parts);
+  const int64_t channels = p.groups * p.N;
+  const auto launch_to = [&](const auto& results, size_t bytes) {
+    tile::launch_kernel(op, product_kernel<Core, A, B, std::decay_t<decltype(results)>>, grid,
+                        Core::kThreads, bytes, queue, a, b, results, parts);
+  };
+  Results<Final, F> results{final,
+                            splits,
+                            static_cast<int>(columns),
+                            sums,
+                            along_rows,
+                            static_cast<int>(p.N),
+                            static_cast<int>(channels),
+                            nullptr,
+                            nullptr};
+  if constexpr (!std::is_null_pointer_v<Wanted> && Core::kTensor) {
+    if (moments && splits == 1 && !along_rows) {
+      F* means = tile::scratch<F>(queue, 2 * grid.x * channels);
+      F* squares = means + grid.x * channels;
+      *moments = {means, squares, Core::kM};
+      const Results<Final, F, true> counted{final,  1,         static_cast<int>(columns), nullptr,
+                                            false,  results.N, results.channels,          means,
+                                            squares};
+      constexpr size_t numbers = size_t{V} * Core::kThreads;
+      constexpr size_t band = size_t{Core::kBandRows} * Core::kBandStride;
+      const size_t bytes = max_of(sizeof(F) * (band + numbers), sizeof(Moments<F>) * numbers);
+      return launch_to(counted, max_of(product_bytes<Core>(), bytes));
+    }
+  }
+  launch_to(results, product_bytes<Core>());
   if (splits == 1) return;
   dim3 finish = tile::blocks_for(op, p.M * (columns / V), kPointwiseThreads);
   finish.y = static_cast<unsigned>(z);

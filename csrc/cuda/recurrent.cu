@@ -27,7 +27,7 @@ struct Gates {
   __device__ __forceinline__ int rows() const { return M; }
   __device__ __forceinline__ void choose(int, int) {}
   template <int V>
-  __device__ __forceinline__ void store(int m, int n, const float (&values)[V]) const {
+  __device__ __forceinline__ void store(int m, int n, float (&values)[V]) const {
     float* at = to + m * row + n;
     Pack<float, V> pack;
 #pragma unroll

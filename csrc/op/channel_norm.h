@@ -28,8 +28,10 @@ struct ChannelNorm : Channels {
   // For conv_bn_act, y = act(... + residual); null or none for the others.
   const void* residual;
   Activation activation;
-  // If known: cpu::ChannelMoments's, of cpu::parts_of_image() to an image.
+  // If known, [parts][C]: means and sums of squares around them, of parts of all pixels. On the CPU
+  // cpu::ChannelMoments's, of cpu::parts_of_image() to an image.
   const void *channel_means, *channel_squares;
+  int64_t pixels_of_part;  // of the last there may be fewer
 };
 
 struct ChannelNormBackward : Channels {

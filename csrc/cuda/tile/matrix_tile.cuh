@@ -38,6 +38,7 @@ template <class T_, int kM_, int kN_, int kWarpsM, int kWarpsN>
 struct TensorCores {
   using T = T_;
   using F = float;
+  static constexpr bool kTensor = true;
   static constexpr int kM = kM_, kN = kN_, kK = 64 / sizeof(T);
   static constexpr int kThreads = 32 * kWarpsM * kWarpsN, kBlocks = 0;  // blocks of an SM, at least
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
@@ -128,6 +129,7 @@ template <class T_>
 struct Cores {
   using T = T_;
   using F = T_;
+  static constexpr bool kTensor = false;
   static constexpr int kM = 64, kN = 64, kK = 64 / sizeof(T), kThreads = 256, kBlocks = 2;
   static constexpr int V = 16 / sizeof(T);
   F sums[4][4] = {};
