@@ -183,9 +183,10 @@ void attend(const Attention& p, const Queue& queue) {
       [&](int warps, int pack, int stages) { return layout.bytes(warps, pack, stages); });
   dim3 grid = tile::blocks_for(op, ceil_div(p.matrices, f.plan.pack) * f.plan.blocks, 1);
   grid.y = static_cast<unsigned>(max_of(ceil_div(p.Dv, kOut), int64_t{1}));
+  constexpr bool kExact = sizeof(T) > 2;  // then one kernel does
   const auto kernel = p.mask_kind != Mask::none || p.regions
                           ? attention_kernel<Warp, kKeys, kOut, true>
-                          : attention_kernel<Warp, kKeys, kOut, false>;
+                          : attention_kernel<Warp, kKeys, kOut, kExact>;
   tile::launch_kernel(op, kernel, grid, 32 * f.plan.warps * f.plan.pack, f.plan.bytes, queue, f);
 }
 

@@ -50,6 +50,7 @@ struct Attended {
   __device__ __forceinline__ int64_t begin(const Matrices& m, int index) const {
     int64_t at = 0;
     auto left = static_cast<unsigned>(index);
+#pragma unroll 1
     for (int d = leads - 1; d >= 0; --d) {
       const unsigned rest = left / static_cast<unsigned>(lead[d]);
       at += (left - rest * lead[d]) * m.lead[d];
@@ -180,6 +181,7 @@ __device__ __forceinline__ void copy_rows(T* to, int to_row, const MatrixRowsAt<
                                           int thread, int threads) {
   constexpr int V = kVector<T>;
   const int chunks = width / V;
+#pragma unroll 1  // copies are on their way at once anyhow
   for (int i = thread; i < count * chunks; i += threads) {
     const int r = i / chunks, c = (i - r * chunks) * V;
     const bool inside = first + r < L && c < columns;
@@ -247,7 +249,7 @@ struct Scores {
   }
   template <class M, class Sums>
   __device__ __forceinline__ void add_mask(Sums& s, int m, int n) const {
-    if (a.mask.stride.column == 1) {
+    if (!kTurned && a.mask.stride.column == 1) {
       add<M, true>(s, m, n);
     } else {
       add<M, false>(s, m, n);
@@ -283,8 +285,11 @@ struct Scores {
         add_mask<bool>(s, m, n);
         break;
       case Mask::as_query:
-        add_mask<T>(s, m, n);
-        break;
+        if constexpr (sizeof(T) != sizeof(float)) {
+          add_mask<T>(s, m, n);
+          break;
+        }
+        [[fallthrough]];
       case Mask::f32:
         add_mask<float>(s, m, n);
         break;

@@ -67,15 +67,16 @@ __global__ void __launch_bounds__(kPointwiseThreads) delta_sums_kernel(const Del
 }
 
 // Shared memory: a warp's own rows of both tensors, stages of tiles, what multiply_sums() needs.
-template <class Warp, int kStep, int kOut>
+// Rows have whole steps of `out` columns.
+template <class Warp, int kStep>
 struct BackwardShared {
   using T = typename Warp::T;
   int x_width, y_width, x_row, y_row;
   static constexpr int kSpare = Warp::template kSpare<kStep>;
 
-  __host__ __device__ explicit BackwardShared(const Attended& a)
-      : x_width((a.D + kOut - 1) / kOut * kOut),
-        y_width((a.Dv + kOut - 1) / kOut * kOut),
+  __host__ __device__ BackwardShared(const Attended& a, int out)
+      : x_width((a.D + out - 1) / out * out),
+        y_width((a.Dv + out - 1) / out * out),
         x_row(row_of<Warp>(x_width)),
         y_row(row_of<Warp>(y_width)) {}
   __host__ __device__ int rows(int count) const { return count * (x_row + y_row); }
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kMostThreads, 2)
   const Side<T>&mine = kOfKeys ? b.keys : b.queries, &other = kOfKeys ? b.queries : b.keys;
   const int group = kOfKeys ? b.group : 1;
   const auto matrices = static_cast<int>(a.matrices / group);
-  const BackwardShared<Warp, kStep, kOut> layout(a);
+  const BackwardShared<Warp, kStep> layout(a, kOut);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, threads = blockDim.x;
   const int pack = blockIdx.x / plan.blocks * plan.pack, packed = warp / plan.warps;
   const int index = (pack + packed) * group;  // the first, of which all have these keys
@@ -260,6 +261,7 @@ struct MaskParts {
   // Matrix `other` of those that share mask matrix `mine`.
   __device__ __forceinline__ int sharing(int mine, int other) const {
     int index = 0, step = 1;
+#pragma unroll 1
     for (int d = b.a.leads - 1; d >= 0; --d) {
       index += (mine % own[d] + other % shared[d]) * step;
       mine /= own[d];
@@ -270,13 +272,13 @@ struct MaskParts {
   }
 };
 
-template <class Warp, int kStep, int kOut>
+template <class Warp, int kStep>
 __global__ void __launch_bounds__(kMostThreads, 2)
     mask_parts_kernel(const MaskParts<typename Warp::T> p) {
   using T = typename Warp::T;
   const Backward<T>& b = p.b;
   const Attended& a = b.a;
-  const BackwardShared<Warp, kStep, kOut> layout(a);
+  const BackwardShared<Warp, kStep> layout(a, Warp::kStep);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   auto block = static_cast<int>(blockIdx.x);
   const int n = block % p.key_steps * kStep;
@@ -383,7 +385,7 @@ void finish_mask(const AttentionBackward& p, const MaskParts<T>& parts, int64_t 
   }
 }
 
-template <class Warp, int kStep, int kOut>
+template <class Warp, int kStep>
 void differentiate_mask(const AttentionBackward& p, const Backward<typename Warp::T>& b,
                         const Queue& queue) {
   using T = typename Warp::T;
@@ -398,7 +400,7 @@ void differentiate_mask(const AttentionBackward& p, const Backward<typename Warp
     parts.others *= parts.shared[lead];
     ++lead;
   }
-  const BackwardShared<Warp, kStep, kOut> layout(b.a);
+  const BackwardShared<Warp, kStep> layout(b.a, Warp::kStep);
   const auto bytes = [&](int warps, int, int stages) {
     return sizeof(T) * stages * (size_t{1} * warps * layout.own() + layout.tile());
   };
@@ -411,7 +413,7 @@ void differentiate_mask(const AttentionBackward& p, const Backward<typename Warp
   parts.splits = ceil_div(parts.others, parts.of_split);
   parts.sums = tile::scratch<Compute<T>>(queue, matrices * parts.splits * p.Lq * p.Lk);
   if (blocks > 0) {
-    tile::launch_kernel(kOp, mask_parts_kernel<Warp, kStep, kOut>,
+    tile::launch_kernel(kOp, mask_parts_kernel<Warp, kStep>,
                         tile::blocks_for(kOp, blocks * parts.splits, 1), 32 * parts.b.plan.warps,
                         parts.b.plan.bytes, queue, parts);
   }
@@ -428,15 +430,16 @@ void differentiate_side(const AttentionBackward& p, Backward<typename Warp::T>& 
   const int64_t matrices = kOfKeys ? p.matrices / b.group : p.matrices;
   const int64_t mine = kOfKeys ? p.Lk : p.Lq, other = kOfKeys ? p.Lq * b.group : p.Lk;
   if (mine == 0) return;
-  const BackwardShared<Warp, kStep, kOut> layout(b.a);
+  const BackwardShared<Warp, kStep> layout(b.a, kOut);
   b.plan = plan_blocks(
       kOp, matrices, mine, Warp::kRows, other, kStep,
       [&](int warps, int pack, int stages) { return layout.bytes(warps, pack, stages); });
   dim3 grid = tile::blocks_for(kOp, ceil_div(matrices, b.plan.pack) * b.plan.blocks, 1);
   grid.y = static_cast<unsigned>(ceil_div(kOfKeys ? max_of(p.D, p.Dv) : p.D, kOut));
+  constexpr bool kExact = sizeof(typename Warp::T) > 2;  // then one kernel does
   const auto kernel = p.mask_kind != Mask::none || p.regions
                           ? attention_backward_kernel<Warp, kStep, kOut, true, kOfKeys>
-                          : attention_backward_kernel<Warp, kStep, kOut, false, kOfKeys>;
+                          : attention_backward_kernel<Warp, kStep, kOut, kExact, kOfKeys>;
   tile::launch_kernel(kOp, kernel, grid, 32 * b.plan.warps * b.plan.pack, b.plan.bytes, queue, b);
 }
 
@@ -466,7 +469,7 @@ void differentiate(const AttentionBackward& p, const Queue& queue) {
   b.group = static_cast<int>(p.lead[p.leads - 1]);
   differentiate_side<Warp, kStep, kOut, true>(p, b, queue);
   differentiate_side<Warp, kStep, kOut, false>(p, b, queue);
-  if (p.grad_mask) differentiate_mask<Warp, kStep, kOut>(p, b, queue);
+  if (p.grad_mask) differentiate_mask<Warp, kStep>(p, b, queue);
 }
 
 }  // namespace
