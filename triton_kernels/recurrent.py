@@ -13,7 +13,7 @@ from ._activation import sigmoid, tanh
 
 BLOCK = 128  # few: a step has few units, and a GPU many processors
 
-# The cells, as csrc/cpu/cells.h has them.
+# The cells, as csrc/common/cells.h has them.
 LSTM, GRU, RNN_TANH, RNN_RELU = (tl.constexpr(i) for i in range(4))
 KINDS = {"lstm": LSTM, "gru": GRU, "rnn": RNN_TANH}
 

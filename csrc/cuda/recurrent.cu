@@ -214,8 +214,8 @@ bool run_together(const RecurrentForward& p, Compute<W>* gates, int64_t gates_ro
   using F = Compute<W>;
   const auto kernel = p.B == 1 ? recurrent_steps_kernel<Cell, W, 1>
                                : recurrent_steps_kernel<Cell, W, kRowsOfThread>;
-  const TeamPlan plan = plan_team<W>(Cell::kGates, p.H, p.B, p.H,
-                                     tile::blocks_at_once(kOp, kernel, kStepThreads, 96 * 1024));
+  const TeamPlan plan = plan_team<W>(
+      Cell::kGates, p.H, p.B, p.H, tile::blocks_at_once(kOp, kernel, kStepThreads, kMostStepBytes));
   if (plan.team == 0) return false;
   AllSteps<W> a{};
   a.steps = steps_on_device(kOp, p, queue);

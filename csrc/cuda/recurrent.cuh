@@ -194,13 +194,13 @@ struct TeamPlan {
 };
 
 constexpr int kRowsOfThread = 4;
+constexpr int64_t kMostStepBytes = 99 * 1024;  // of shared memory, as attention has it
 
 // The smallest team whose blocks have room for weights of `gates` rows of K a unit; 0: none.
 template <class W>
 TeamPlan plan_team(int gates, int64_t H, int64_t B, int64_t K, int most_blocks) {
-  constexpr int64_t kMostBytes = 99 * 1024;  // as attention has it
   TeamPlan plan{};
-  if (K > kMostBytes) return plan;
+  if (K > kMostStepBytes) return plan;
   plan.tile = B == 1 ? 1 : 2 * kRowsOfThread;
   const int groups = B == 1 ? 1 : 2;
   const int64_t state = 2 * sizeof(Compute<W>) * plan.tile * state_row<W>(static_cast<int>(K));
@@ -214,7 +214,7 @@ TeamPlan plan_team(int gates, int64_t H, int64_t B, int64_t K, int most_blocks) 
     const int64_t beyond = min_of(parts, 8);
     const int64_t row = beyond + ceil_div(max_of(chunks - beyond, int64_t{0}), 8) * 8;
     const int64_t bytes = state + 16 * gates * units * row;
-    if (bytes > kMostBytes) continue;
+    if (bytes > kMostStepBytes) continue;
     const int64_t slices = ceil_div(B, plan.tile);
     const int64_t at_once = team == 1 ? slices : min_of(slices, most_blocks / team);
     plan.team = static_cast<int>(team);

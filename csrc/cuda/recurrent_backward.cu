@@ -169,7 +169,7 @@ bool run_together(const RecurrentBackward& p, const CellGradients<Compute<W>>& t
                                : recurrent_steps_backward_kernel<Cell, W, kRowsOfThread>;
   const int64_t K = Cell::kGates * p.H;
   const TeamPlan plan =
-      plan_team<W>(1, p.H, p.B, K, tile::blocks_at_once(kOp, kernel, kStepThreads, 96 * 1024));
+      plan_team<W>(1, p.H, p.B, K, tile::blocks_at_once(kOp, kernel, kStepThreads, kMostStepBytes));
   if (plan.team == 0) return false;
   AllStepsBack<W> a{to, steps, plan, 0, {}, nullptr};
   a.w = laid_out_copy<W>(kOp, {p.w_hh, {1, p.H, 0, 0}, p.H, K, 1, 1, 1}, {}, queue);

@@ -15,7 +15,7 @@ namespace torchext {
 enum class Cell : int32_t { lstm, gru, rnn_tanh, rnn_relu };
 
 // Of each of them: its gates; how many rows of H a step saves for its gradient, the last of which
-// is h (see ../cpu/cells.h); whether the gradients of x and of r differ.
+// is h (see ../common/cells.h); whether the gradients of x and of r differ.
 struct CellKind {
   int64_t gates, saved;
   bool own_dr;
