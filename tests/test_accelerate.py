@@ -27,8 +27,8 @@ IMAGE = (2, 8, 12, 12)
 def _deterministic(monkeypatch):
     """A seed, and no race whose end depends on the machine: candidates and fused code win."""
     torch.manual_seed(0)
-    monkeypatch.setattr(_forward, "least_times", lambda functions: [1.0] * len(functions))
-    monkeypatch.setattr(_layers, "least_times", lambda functions: (1.0,) * len(functions))
+    monkeypatch.setattr(_forward, "least_times", lambda functions, wait: [1.0] * len(functions))
+    monkeypatch.setattr(_layers, "least_times", lambda functions, wait: (1.0,) * len(functions))
     monkeypatch.setattr(_tuning, "choice", lambda times: 0)
     monkeypatch.setattr(_tuning, "LEAST_ROUNDS", 1)
     monkeypatch.setattr(_tuning, "MOST_SECONDS", 0)
@@ -702,7 +702,7 @@ def test_few_digits_need_only_be_as_exact_as_pytorchs(monkeypatch, dtype):
 
 
 def test_slower_code_is_not_used(monkeypatch):
-    monkeypatch.setattr(_forward, "least_times", lambda functions: [1.0, 2.0])
+    monkeypatch.setattr(_forward, "least_times", lambda functions, wait: [1.0, 2.0])
     model, x = settled(Residual()), torch.randn(IMAGE)
     fast = torchext.accelerate(model, x)
     assert "the model's own forward: it is faster" in str(fast.torchext_report)

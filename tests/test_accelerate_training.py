@@ -24,7 +24,7 @@ def _no_races(monkeypatch):
     for module in ("_training", "_layers"):
         monkeypatch.setattr(
             f"torchext.acceleration.{module}.least_times",
-            lambda functions: [f() for f in functions] and (1.0,) * len(functions),
+            lambda functions, wait: [f() for f in functions] and (1.0,) * len(functions),
         )
 
 
@@ -189,16 +189,18 @@ def test_hooks_and_copies():
 
 def test_slower_ways_are_left(monkeypatch):
     module = "torchext.acceleration._training.least_times"
-    monkeypatch.setattr(module, lambda functions: (2.0, 1.0, 3.0))
+    monkeypatch.setattr(module, lambda functions, wait: (2.0, 1.0, 3.0))
     fast = torchext.accelerate(Network().train(), torch.randn(IMAGE), mode="training")
     assert "no pairs" in str(fast.torchext_report)
     assert type(fast.conv1) is torchext.nn.Conv2d
     assert not fast.forward.pairs() or not fast.forward._pairing
-    monkeypatch.setattr(module, lambda functions: (1.0, 2.0, 3.0))
+    monkeypatch.setattr(module, lambda functions, wait: (1.0, 2.0, 3.0))
     fast = torchext.accelerate(Network().train(), torch.randn(IMAGE), mode="training")
     assert "PyTorch's own layers" in str(fast.torchext_report)
     assert type(fast.conv1) is nn.Conv2d
-    monkeypatch.setattr("torchext.acceleration._layers.least_times", lambda functions: (2.0, 1.0))
+    monkeypatch.setattr(
+        "torchext.acceleration._layers.least_times", lambda functions, wait: (2.0, 1.0)
+    )
     fast = torchext.accelerate(Network().train(), torch.randn(IMAGE), mode="training")
     assert type(fast.conv1) is nn.Conv2d
 
