@@ -21,9 +21,9 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     "cross_entropy": 112,
     "layer_norm": 176,
     # Sums of 64 x 32 a warp, and the operands' addresses: two blocks of 256, but one of the
-    # gradients of inputs on sm_80, and of those of TF32.
+    # gradients of inputs on sm_80, and of those of TF32, which are read number by number.
     "conv2d": 168,
-    "conv2d_backward_weight": 168,
+    "conv2d_backward_weight": 208,
     # A row of inputs and four outputs of 8 channels: two blocks of 256, but one of 5 x 5.
     "depthwise": 144,
     # Sums of 32 x 64 a warp, and a vector of channels in the making: four blocks of 128.
