@@ -480,7 +480,7 @@ BUGS = [
         "attention_backward",
         "attention_backward.cu",
         "attention_backward.cu",
-        "from + kStep <= first",
+        "from + kStep <= min_of(seen_from(first), seen_from(other.L))",
         "from <= first",
         "result",
     ),

@@ -151,6 +151,12 @@ struct Difference {
   }
 };
 
+// A causal mask hides whole blocks of so many keys, and nobody looks at them; in others that it
+// hides what is no number stays none.
+constexpr int kHidden = 128;
+__device__ __forceinline__ int seen_from(int key) { return key / kHidden * kHidden; }
+__device__ __forceinline__ int seen_to(int query) { return seen_from(query + kHidden - 1); }
+
 // kOfKeys: gradients of keys and values, else of queries.
 template <class Warp, int kStep, int kOut, bool kMasked, bool kOfKeys>
 __global__ void __launch_bounds__(kMostThreads, 2)
@@ -182,9 +188,10 @@ __global__ void __launch_bounds__(kMostThreads, 2)
     return tiles + (stage * plan.pack + packed) * layout.tile();
   };
   // The other side's rows that count, by steps; then those of the group's next matrix.
-  const int begin = a.causal && kOfKeys ? block_row / kStep * kStep : 0;
-  const int end =
-      a.causal && !kOfKeys ? min_of(other.L, block_row + plan.warps * Warp::kRows) : other.L;
+  const int begin = a.causal && kOfKeys ? min_of(seen_from(block_row), seen_from(other.L)) : 0;
+  const int end = a.causal && !kOfKeys
+                      ? min_of(other.L, seen_to(block_row + plan.warps * Warp::kRows))
+                      : other.L;
   const int of_matrix = end > begin ? (end - begin + kStep - 1) / kStep : 0;
   const int steps = of_matrix * group;
   const auto copy = [&](int step, int stage) {
@@ -207,7 +214,9 @@ __global__ void __launch_bounds__(kMostThreads, 2)
     __syncthreads();  // everybody's copies; the tile before was multiplied
     if (plan.stages == 2) copy(step + 1, 1 - stage);
     const int which = step / of_matrix, from = begin + (step - which * of_matrix) * kStep;
-    const bool hidden = a.causal && (kOfKeys ? from + kStep <= first : from >= first + Warp::kRows);
+    const bool hidden =
+        a.causal && (kOfKeys ? from + kStep <= min_of(seen_from(first), seen_from(other.L))
+                             : from >= seen_to(first + Warp::kRows));
     if (rows > 0 && !hidden) {
       const T* tile = tile_of(stage, packed);
       const int count = min_of(end - from, kStep);
