@@ -326,6 +326,16 @@ def test_recurrent_weights_that_fit_nowhere(op, reverse):
             check_accurate(EMULATOR(name, *call.args), call)
 
 
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_recurrent_rows_of_more_blocks_than_run_at_once(op):
+    """Blocks that meet nobody need not run at once."""
+    case = Case("many rows", (2, 40, 5), (8, True, [], False))
+    with emulator.settings(blocks_at_once=2):
+        for name in (op, f"{op}_backward"):
+            call = call_of(name, case, torch.float32)
+            check_accurate(EMULATOR(name, *call.args), call)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_attention_of_wide_heads(dtype):
     D = MOST_CHANNELS_OF_CUDA

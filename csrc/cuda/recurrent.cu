@@ -214,8 +214,9 @@ bool run_together(const RecurrentForward& p, Compute<W>* gates, int64_t gates_ro
   using F = Compute<W>;
   const auto kernel = p.B == 1 ? recurrent_steps_kernel<Cell, W, 1>
                                : recurrent_steps_kernel<Cell, W, kRowsOfThread>;
-  const TeamPlan plan = plan_team<W>(
-      Cell::kGates, p.H, p.B, p.H, tile::blocks_at_once(kOp, kernel, kStepThreads, kMostStepBytes));
+  const TeamPlan plan =
+      plan_team<W>(Cell::kGates, p.H, p.B, p.H,
+                   tile::blocks_at_once(kOp, kernel, kStepThreads, tile::kMostShared));
   if (plan.team == 0) return false;
   AllSteps<W> a{};
   a.steps = steps_on_device(kOp, p, queue);
@@ -227,14 +228,7 @@ bool run_together(const RecurrentForward& p, Compute<W>* gates, int64_t gates_ro
   a.bias = static_cast<const F*>(p.b_hh), a.h0 = static_cast<const F*>(p.h0);
   a.y = static_cast<F*>(p.y), a.h_n = static_cast<F*>(p.h_n), a.c = static_cast<F*>(p.c_n);
   a.saves = p.saved != nullptr;
-  const dim3 grid(static_cast<unsigned>(plan.team * plan.slices));
-  if (plan.team == 1) {
-    tile::launch_kernel(kOp, kernel, grid, kStepThreads, plan.bytes, queue, a);
-    return true;
-  }
-  a.counters = tile::scratch<unsigned>(queue, plan.slices);
-  copy_or_zero<unsigned>(kOp, a.counters, nullptr, plan.slices, queue);
-  tile::launch_kernel<tile::Together::yes>(kOp, kernel, grid, kStepThreads, plan.bytes, queue, a);
+  launch_team(kOp, kernel, a, queue);
   return true;
 }
 

@@ -7,9 +7,8 @@
 // those of a linear layer and each step is a kernel that works unit by unit.
 #pragma once
 
-#include <vector>
-
 #include "../op/conv2d.h"
+#include "../op/recurrent_steps.h"
 #include "cells.cuh"
 #include "lay_out.cuh"
 #include "pointwise.cuh"
@@ -36,20 +35,6 @@ struct Steps {
     return begins ? static_cast<int>(begins[t + 1] - begins[t]) : B;
   }
 };
-
-// The same on the host.
-struct Step {
-  int64_t row, rows;
-};
-inline std::vector<Step> steps_of(const Recurrent& p) {
-  std::vector<Step> steps(p.T);
-  int64_t row = 0;
-  for (int64_t t = 0; t < p.T; ++t) {
-    steps[p.reverse ? p.T - 1 - t : t] = {row, p.batch_sizes[t]};
-    row += p.batch_sizes[t];
-  }
-  return steps;
-}
 
 // Numbers that the host knows come as arguments: no copy that a graph might repeat too late.
 constexpr int kBegins = 256;
@@ -125,17 +110,11 @@ void copy_or_zero(const char* op, void* to, const void* from, int64_t count, con
   if (count > 0) launch_pointwise(op, copy_kernel<F>, p, count, 1, queue);
 }
 
-// Products of rows: a linear layer's, of one tap over a line of pixels.
-inline Conv2dShape line_of(const Recurrent& p, int64_t rows, int64_t C, int64_t O) {
-  const Window point{1, 1, 0, 1};
-  return {p.dtype, 1, C, 1, rows, O, 1, rows, 1, point, point, false};
-}
-
 inline void multiply(const Recurrent& p, int64_t rows, int64_t C, int64_t O, const void* x,
                      const void* weight, const void* bias, void* y, int64_t y_row,
                      const Queue& queue) {
   Conv2d c{};
-  static_cast<Conv2dShape&>(c) = line_of(p, rows, C, O);
+  static_cast<Conv2dShape&>(c) = shape_of_rows(p.dtype, rows, C, O);
   c.x = x, c.weight = weight, c.bias = bias, c.y = y;
   c.x_stride = {0, 1, 0, C}, c.w_stride = {C, 1, 0, 0}, c.y_stride = {0, 1, 0, y_row};
   c.activation = Activation::none;
@@ -194,13 +173,12 @@ struct TeamPlan {
 };
 
 constexpr int kRowsOfThread = 4;
-constexpr int64_t kMostStepBytes = 99 * 1024;  // of shared memory, as attention has it
 
 // The smallest team whose blocks have room for weights of `gates` rows of K a unit; 0: none.
 template <class W>
 TeamPlan plan_team(int gates, int64_t H, int64_t B, int64_t K, int most_blocks) {
   TeamPlan plan{};
-  if (K > kMostStepBytes) return plan;
+  if (K > tile::kMostShared) return plan;
   plan.tile = B == 1 ? 1 : 2 * kRowsOfThread;
   const int groups = B == 1 ? 1 : 2;
   const int64_t state = 2 * sizeof(Compute<W>) * plan.tile * state_row<W>(static_cast<int>(K));
@@ -214,7 +192,7 @@ TeamPlan plan_team(int gates, int64_t H, int64_t B, int64_t K, int most_blocks) 
     const int64_t beyond = min_of(parts, 8);
     const int64_t row = beyond + ceil_div(max_of(chunks - beyond, int64_t{0}), 8) * 8;
     const int64_t bytes = state + 16 * gates * units * row;
-    if (bytes > kMostStepBytes) continue;
+    if (bytes > tile::kMostShared) continue;
     const int64_t slices = ceil_div(B, plan.tile);
     const int64_t at_once = team == 1 ? slices : min_of(slices, most_blocks / team);
     plan.team = static_cast<int>(team);
@@ -227,6 +205,19 @@ TeamPlan plan_team(int gates, int64_t H, int64_t B, int64_t K, int most_blocks) 
     break;
   }
   return plan;
+}
+
+// All steps; only teams of several blocks have to run at once.
+template <class All>
+void launch_team(const char* op, void (*kernel)(All), All& a, const Queue& queue) {
+  const TeamPlan& plan = a.plan;
+  const dim3 grid = tile::blocks_for(op, int64_t{plan.team} * plan.slices, 1);
+  if (plan.team == 1) {
+    return tile::launch_kernel(op, kernel, grid, kStepThreads, plan.bytes, queue, a);
+  }
+  a.counters = tile::scratch<unsigned>(queue, plan.slices);
+  copy_or_zero<unsigned>(op, a.counters, nullptr, plan.slices, queue);
+  tile::launch_kernel<tile::Together::yes>(op, kernel, grid, kStepThreads, plan.bytes, queue, a);
 }
 
 }  // namespace torchext

@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kStepThreads, 2)
         }
       }
     }
-    if (s >= 0) {
+    if (s >= 0 && p.plan.team > 1) {
       tile::meet_blocks(p.counters + slice, static_cast<unsigned>((steps.T - s) * p.plan.team));
     }
   }
@@ -168,17 +168,13 @@ bool run_together(const RecurrentBackward& p, const CellGradients<Compute<W>>& t
   const auto kernel = p.B == 1 ? recurrent_steps_backward_kernel<Cell, W, 1>
                                : recurrent_steps_backward_kernel<Cell, W, kRowsOfThread>;
   const int64_t K = Cell::kGates * p.H;
-  const TeamPlan plan =
-      plan_team<W>(1, p.H, p.B, K, tile::blocks_at_once(kOp, kernel, kStepThreads, kMostStepBytes));
+  const TeamPlan plan = plan_team<W>(
+      1, p.H, p.B, K, tile::blocks_at_once(kOp, kernel, kStepThreads, tile::kMostShared));
   if (plan.team == 0) return false;
   AllStepsBack<W> a{to, steps, plan, 0, {}, nullptr};
   a.w = laid_out_copy<W>(kOp, {p.w_hh, {1, p.H, 0, 0}, p.H, K, 1, 1, 1}, {}, queue);
   a.K = a.w.channels;
-  a.counters = tile::scratch<unsigned>(queue, plan.slices);
-  copy_or_zero<unsigned>(kOp, a.counters, nullptr, plan.slices, queue);
-  tile::launch_kernel<tile::Together::yes>(kOp, kernel,
-                                           dim3(static_cast<unsigned>(plan.team * plan.slices)),
-                                           kStepThreads, plan.bytes, queue, a);
+  launch_team(kOp, kernel, a, queue);
   return true;
 }
 
@@ -186,7 +182,7 @@ bool run_together(const RecurrentBackward& p, const CellGradients<Compute<W>>& t
 void multiply_back(const Recurrent& p, int64_t rows, int64_t K, int64_t C, const void* grad,
                    const void* weight, void* to, const Queue& queue) {
   Conv2dBackwardInput c{};
-  static_cast<Conv2dShape&>(c) = line_of(p, rows, C, K);
+  static_cast<Conv2dShape&>(c) = shape_of_rows(p.dtype, rows, C, K);
   c.grad_y = grad, c.weight = weight, c.grad_x = to;
   c.grad_y_stride = {0, 1, 0, K}, c.w_stride = {C, 1, 0, 0}, c.grad_x_stride = {0, 1, 0, C};
   c.activation = Activation::none;
@@ -196,7 +192,7 @@ void multiply_back(const Recurrent& p, int64_t rows, int64_t K, int64_t C, const
 void differentiate_weight(const Recurrent& p, int64_t K, int64_t C, const void* grad, const void* x,
                           void* grad_weight, void* grad_bias, const Queue& queue) {
   Conv2dBackwardWeight c{};
-  static_cast<Conv2dShape&>(c) = line_of(p, p.N, C, K);
+  static_cast<Conv2dShape&>(c) = shape_of_rows(p.dtype, p.N, C, K);
   c.grad_y = grad, c.x = x, c.grad_weight = grad_weight, c.grad_bias = grad_bias;
   c.grad_y_stride = {0, 1, 0, K}, c.x_stride = {0, 1, 0, C}, c.w_stride = {C, 1, 0, 0};
   c.activation = Activation::none;

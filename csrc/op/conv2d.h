@@ -16,6 +16,12 @@ struct Conv2dShape {
   bool linear;  // what torch calls a matrix product, with a precision of its own
 };
 
+// M rows of C numbers become M rows of O, as pixels of one image.
+PLAIN Conv2dShape shape_of_rows(DType dtype, int64_t M, int64_t C, int64_t O) {
+  const Window point{1, 1, 0, 1};
+  return {dtype, 1, C, 1, M, O, 1, M, 1, point, point, false};
+}
+
 struct Conv2d : Conv2dShape {
   const void *x, *weight, *bias, *residual;  // the last two may be null
   const void* panels;  // the weight as ../cpu/product.h lays it out, or null: then it is done here

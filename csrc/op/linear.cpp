@@ -52,10 +52,10 @@ void check_weight(const char* op, const Tensor& weight, const Tensor& first) {
   check_companion(op, "weight", weight, first);
 }
 
-// M rows of C numbers become M rows of O: pixels of one image.
-Conv2dShape shape_of(DType dtype, int64_t M, int64_t C, int64_t O) {
-  const Window point{1, 1, 0, 1};
-  return {dtype, 1, C, 1, M, O, 1, M, 1, point, point, true};
+Conv2dShape linear_shape(DType dtype, int64_t M, int64_t C, int64_t O) {
+  Conv2dShape shape = shape_of_rows(dtype, M, C, O);
+  shape.linear = true;
+  return shape;
 }
 Strides rows_of(int64_t length) { return {0, 1, 0, length}; }
 Strides weight_strides(const Tensor& weight) { return {weight.stride(0), weight.stride(1), 0, 0}; }
@@ -78,7 +78,7 @@ Tensor product(const char* op, const Tensor& input, const Pair& size, SetWeight 
   CHECK(sizes.back() == C, op, ": input: got ", sizes.back(), " features, expected ", C);
   sizes.back() = O;
   Conv2d p{};
-  static_cast<Conv2dShape&>(p) = shape_of(floating_dtype(op, "input", input), M, C, O);
+  static_cast<Conv2dShape&>(p) = linear_shape(floating_dtype(op, "input", input), M, C, O);
   set_weight(p);
   const Tensor x = torch::stable::contiguous(input);
   Tensor y = empty_of(op, x, sizes);
@@ -153,7 +153,7 @@ Tensor linear_backward_input(const Tensor& grad_y, const std::optional<Tensor>& 
   const Tensor grad = torch::stable::contiguous(grad_y);
   Tensor grad_x = empty_of(op, grad, sizes);
   Conv2dBackwardInput p{};
-  static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
+  static_cast<Conv2dShape&>(p) = linear_shape(dtype, M, C, O);
   std::optional<Tensor> dense_y;
   set_gate(op, p, y, grad_y, activation, dense_y);
   p.grad_y = memory_of(grad);
@@ -182,7 +182,7 @@ std::tuple<Tensor, Tensor> linear_backward_weight(const Tensor& grad_y,
   Tensor grad_weight = empty_of(op, grad, {O, C});
   Tensor grad_bias = empty_of(op, grad, {of_bias ? O : 0});
   Conv2dBackwardWeight p{};
-  static_cast<Conv2dShape&>(p) = shape_of(dtype, M, C, O);
+  static_cast<Conv2dShape&>(p) = linear_shape(dtype, M, C, O);
   std::optional<Tensor> dense_y;
   set_gate(op, p, y, grad_y, activation, dense_y);
   p.grad_y = memory_of(grad);

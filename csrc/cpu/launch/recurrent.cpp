@@ -1,13 +1,13 @@
 // Recurrent layers on the CPU: the inputs of all steps in one product, then step by step the hidden
 // state's product and the cell; weights are packed once. Going back: the steps in the other order,
 // then the gradients of inputs and weights, each one product over all steps.
-#include "../../op/recurrent.h"
+#include "../recurrent.h"
 
 #include <cstring>
 
+#include "../../op/recurrent_steps.h"
 #include "../dots.h"
 #include "../outer.h"
-#include "../recurrent.h"
 #include "operands.h"
 
 namespace torchext {
@@ -37,20 +37,6 @@ void copy_rows(DType dtype, int64_t rows, int64_t columns, const void* from, int
 
 void zero(DType dtype, void* to, int64_t count) {
   if (count > 0) std::memset(to, 0, count * cpu::compute_size(dtype));
-}
-
-// The steps in the order in which they are done, with the rows that lie before each.
-struct Step {
-  int64_t row, rows;
-};
-std::vector<Step> steps_of(const Recurrent& p) {
-  std::vector<Step> steps(p.T);
-  int64_t row = 0;
-  for (int64_t t = 0; t < p.T; ++t) {
-    steps[p.reverse ? p.T - 1 - t : t] = {row, p.batch_sizes[t]};
-    row += p.batch_sizes[t];
-  }
-  return steps;
 }
 
 // w[group, n, k] as panels; groups follow each other.

@@ -13,6 +13,9 @@
 
 namespace torchext::tile {
 
+// Bytes of shared memory that a block has on sm_86, 89 and 120; others have more.
+constexpr int64_t kMostShared = 99 * 1024;
+
 // Blocks of `threads` for `count` items of work, one thread each.
 inline dim3 blocks_for(const char* op, int64_t count, int threads) {
   const int64_t blocks = (count + threads - 1) / threads;
