@@ -86,33 +86,36 @@ BUGS = [
     Bug(
         "adaptive_avg_pool2d_inference",
         "avg_pool2d.cu",
-        "avg_pool2d.cu",
-        "__syncthreads();",
-        ";",
+        "tile/reduce.cuh",
+        "__syncthreads();\n    if (line < half) {\n#pragma unroll\n"
+        "      for (int k = 0; k < V; ++k)"
+        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
+        "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
+        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
         RACE,
     ),
     Bug(
         "adaptive_avg_pool2d_inference",
         "avg_pool2d.cu",
-        "avg_pool2d.cu",
-        "partial[k * kThreads + thread + half * p.lanes]",
-        "partial[k * kThreads + thread + (half + 1) * p.lanes]",
+        "tile/reduce.cuh",
+        "shared[k * kThreads + thread + half * lanes]",
+        "shared[k * kThreads + thread + (half + 1) * lanes]",
         f"{RACE} bounds-shared",
     ),
     Bug(
         "adaptive_avg_pool2d_inference",
         "avg_pool2d.cu",
-        "avg_pool2d.cu",
-        "tile::shared_array<Compute<T>>()",
-        "tile::shared_array<Compute<T>>() + kThreads",
+        "tile/reduce.cuh",
+        "shared_array<Found>()",
+        "shared_array<Found>() + kThreads",
         "bounds-shared",
     ),
     Bug(
         "adaptive_avg_pool2d_inference",
         "avg_pool2d.cu",
         "avg_pool2d.cu",
-        "p.parts / 2",
-        "(made ? p.parts / 2 : 0)",
+        "tile::over_lines<kThreads>(sum, p.lanes, p.parts);",
+        "tile::over_lines<kThreads>(sum, p.lanes, made ? p.parts : 1);",
         "exited deadlock",
     ),
     Bug(
@@ -423,7 +426,7 @@ BUGS = [
     Bug(
         "attention_inference",
         "attention.cu",
-        "attention.cu",
+        "attention.cuh",
         "tile::wait_for_copies<0>();\n    __syncthreads();",
         "__syncthreads();",
         "in-flight",
@@ -431,9 +434,9 @@ BUGS = [
     Bug(
         "attention_inference",
         "attention.cu",
-        "attention.cu",
-        "if (f.plan.stages == 2) copy(key + kKeys, 1 - stage);",
-        "if (f.plan.stages == 2) copy(key + kKeys, stage);",
+        "attention.cuh",
+        "if (stages == 2) bring(tile + 1, 1 - stage);",
+        "if (stages == 2) bring(tile + 1, stage);",
         "race-shared in-flight",
     ),
     Bug(
@@ -487,9 +490,9 @@ BUGS = [
     Bug(
         "attention_backward",
         "attention_backward.cu",
-        "attention_backward.cu",
-        "__syncthreads();  // the tile was multiplied\n      copy(step + 1, 0);",
-        "copy(step + 1, 0);",
+        "attention.cuh",
+        "__syncthreads();  // the tile was multiplied\n      bring(tile + 1, 0);",
+        "bring(tile + 1, 0);",
         "race-shared in-flight",
     ),
     Bug(

@@ -45,8 +45,8 @@ __device__ __forceinline__ void soften(Sums& s, F (&maximum)[Sums::kMyRows],
     F most = maximum[r];
 #pragma unroll
     for (int c = 0; c < Sums::kMine; ++c) most = tile::Maximum()(most, s.at(r, c));
-    most = tile::over_row<tile::Maximum, Warp>(most);  // a NaN comes back in the sum
-    const F shift = most == -kInfinity ? F(0) : most;  // nothing seen yet: all is 0
+    most = tile::over_lanes<tile::Maximum, Warp::kLanes>(most);  // a NaN comes back in the sum
+    const F shift = most == -kInfinity ? F(0) : most;            // nothing seen yet: all is 0
     keep[r] = E::of(maximum[r] - shift);
     maximum[r] = most;
     F total = 0;
@@ -92,66 +92,51 @@ __global__ void __launch_bounds__(kMostThreads, (kBlocks<Warp, kOut, kMasked>))
     return tiles + (stage * f.plan.pack + packed) * layout.stage();
   };
   const int end = a.causal ? min_of(a.Lk, block_row + f.plan.warps * Warp::kRows) : a.Lk;
-  const auto copy = [&](int key, int stage) {
-    if (key < end) {
-      for (int i = 0; i < f.plan.pack && pack + i < a.matrices; ++i) {
-        const MatrixRowsAt<const T> k(a, f.k, pack + i);
-        MatrixRowsAt<const T> v(a, f.v, pack + i);
-        v.data += first_column;
-        T* to = tile_of(stage, i);
-        const int threads = blockDim.x;
-        copy_rows(to, layout.k_row, k, key, kKeys, a.Lk, a.D, depth, threadIdx.x, threads);
-        copy_rows(to + layout.k_tile(), layout.kVRow, v, key, kKeys, a.Lk, columns, kOut,
-                  threadIdx.x, threads);
-      }
+  const auto copy = [&](int tile, int stage) {
+    for (int i = 0; i < f.plan.pack && pack + i < a.matrices; ++i) {
+      const MatrixRowsAt<const T> k(a, f.k, pack + i);
+      MatrixRowsAt<const T> v(a, f.v, pack + i);
+      v.data += first_column;
+      T* to = tile_of(stage, i);
+      const int key = tile * kKeys, threads = blockDim.x;
+      copy_rows(to, layout.k_row, k, key, kKeys, a.Lk, a.D, depth, threadIdx.x, threads);
+      copy_rows(to + layout.k_tile(), layout.kVRow, v, key, kKeys, a.Lk, columns, kOut, threadIdx.x,
+                threads);
     }
-    tile::commit_copies();
   };
   if (rows > 0) {
     copy_rows(own, layout.own_row, MatrixRowsAt<const T>(a, f.q, index), first, Warp::kRows, a.Lq,
               a.D, depth, lane, 32);
   }
-  copy(0, 0);
 
   const Scores<T, kMasked, false> scores(a, rows > 0 ? index : 0);
   Outputs o;
   F maximum[Tile::kMyRows], sum[Tile::kMyRows] = {};
 #pragma unroll
   for (int r = 0; r < Tile::kMyRows; ++r) maximum[r] = -kInfinity;
-  int stage = 0;
-  for (int key = 0; key < end; key += kKeys) {
-    tile::wait_for_copies<0>();
-    __syncthreads();  // everybody's copies; the tile before was multiplied
-    if (f.plan.stages == 2) copy(key + kKeys, 1 - stage);
-    const int seen = a.causal ? min_of(a.Lk, first + Warp::kRows) : a.Lk;
-    if (rows > 0 && key < seen) {
-      const T* k = tile_of(stage, warp / f.plan.warps);
-      const int count = min_of(seen - key, kKeys);
-      Tile s;
-      Warp::multiply(s, own, layout.own_row, k, layout.k_row, depth, rows, count);
-      scores.make(s, first, key);
-      F keep[Tile::kMyRows];
-      soften<Warp>(s, maximum, sum, keep);
+  const int seen = a.causal ? min_of(a.Lk, first + Warp::kRows) : a.Lk;
+  pass_tiles((end + kKeys - 1) / kKeys, f.plan.stages, copy, [&](int tile, int stage) {
+    const int key = tile * kKeys;
+    if (rows <= 0 || key >= seen) return;
+    const T* k = tile_of(stage, warp / f.plan.warps);
+    const int count = min_of(seen - key, kKeys);
+    Tile s;
+    Warp::multiply(s, own, layout.own_row, k, layout.k_row, depth, rows, count);
+    scores.make(s, first, key);
+    F keep[Tile::kMyRows];
+    soften<Warp>(s, maximum, sum, keep);
 #pragma unroll
-      for (int r = 0; r < Outputs::kMyRows; ++r) {
+    for (int r = 0; r < Outputs::kMyRows; ++r) {
 #pragma unroll
-        for (int c = 0; c < Outputs::kMine; ++c) o.at(r, c) *= keep[r];
-      }
-      Warp::multiply_sums(o, s, k + layout.k_tile(), layout.kVRow, count, rows, columns, spare);
+      for (int c = 0; c < Outputs::kMine; ++c) o.at(r, c) *= keep[r];
     }
-    if (f.plan.stages == 2) {
-      stage = 1 - stage;
-    } else if (key + kKeys < end) {
-      __syncthreads();  // the tile was multiplied
-      copy(key + kKeys, 0);
-    }
-  }
-  tile::wait_for_copies<0>();  // of queries, where no tile came
+    Warp::multiply_sums(o, s, k + layout.k_tile(), layout.kVRow, count, rows, columns, spare);
+  });
   if (rows <= 0) return;
 
 #pragma unroll
   for (int r = 0; r < Tile::kMyRows; ++r) {
-    sum[r] = tile::over_row<tile::Sum, Warp>(sum[r]);
+    sum[r] = tile::over_lanes<tile::Sum, Warp::kLanes>(sum[r]);
     const bool none = sum[r] == 0;  // saw no key: y = 0
     const int row = Tile::row(r);
     if (f.logsumexp && row < rows && lane % Warp::kLanes == 0 && blockIdx.y == 0) {

@@ -12,8 +12,7 @@
 namespace torchext {
 
 constexpr int kMostWarps = 4, kMostThreads = 32 * kMostWarps;
-constexpr size_t kMostShared = 99 * 1024;  // of a block on sm_86, 89 and 120; others have more
-constexpr int kEnoughBlocks = 256;         // for a large chip
+constexpr int kEnoughBlocks = 256;  // for a large chip
 
 // Exponentials, for 16-bit types of base 2: scores are in multiples of `unit`.
 template <class T>
@@ -173,8 +172,8 @@ View<const T> laid_out(const char* op, const AttentionShape& p, const Attended& 
   return to;
 }
 
-// Into shared memory, by `lanes` lanes (a power of two) a row: rows [first, first + count), zeros
-// from row L and from column `columns` on; each has `width` elements, whole chunks.
+// Into shared memory: rows [first, first + count), zeros from row L and from column `columns` on;
+// each has `width` elements, whole chunks.
 template <class T>
 __device__ __forceinline__ void copy_rows(T* to, int to_row, const MatrixRowsAt<const T>& from,
                                           int first, int count, int L, int columns, int width,
@@ -348,6 +347,32 @@ __device__ __forceinline__ void store_rows(Sums& sums, typename Warp::T* own, in
   }
 }
 
+// `count` tiles pass by: copy(tile, stage) brings one, work(tile, stage) has all of it. Where there
+// are two stages the next is on its way meanwhile.
+template <class Copy, class Work>
+__device__ __forceinline__ void pass_tiles(int count, int stages, const Copy& copy,
+                                           const Work& work) {
+  const auto bring = [&](int tile, int stage) {
+    if (tile < count) copy(tile, stage);
+    tile::commit_copies();
+  };
+  bring(0, 0);
+  int stage = 0;
+  for (int tile = 0; tile < count; ++tile) {
+    tile::wait_for_copies<0>();
+    __syncthreads();  // everybody's copies; the tile before was multiplied
+    if (stages == 2) bring(tile + 1, 1 - stage);
+    work(tile, stage);
+    if (stages == 2) {
+      stage = 1 - stage;
+    } else if (tile + 1 < count) {
+      __syncthreads();  // the tile was multiplied
+      bring(tile + 1, 0);
+    }
+  }
+  tile::wait_for_copies<0>();  // of the block's own rows, where no tile came
+}
+
 // Rows that warps keep in shared memory, and the tiles that pass by.
 struct BlockPlan {
   int warps;  // of a matrix, in a block
@@ -362,6 +387,7 @@ struct BlockPlan {
 template <class Bytes>
 BlockPlan plan_blocks(const char* op, int64_t matrices, int64_t rows, int kRows, int64_t length,
                       int step, const Bytes& bytes_of) {
+  constexpr size_t kMost = tile::kMostShared;
   const auto all = static_cast<int>(max_of(ceil_div(rows, kRows), int64_t{1}));
   BlockPlan plan{};
   plan.stages = length > step ? 2 : 1;
@@ -371,9 +397,9 @@ BlockPlan plan_blocks(const char* op, int64_t matrices, int64_t rows, int kRows,
     plan.blocks = ceil_div(all, most);
     plan.warps = ceil_div(all, plan.blocks);
     plan.pack = plan.stages == 1 && plan.blocks == 1 ? most / plan.warps : 1;
-    while (plan.pack > 1 && bytes_of(plan.warps, plan.pack, plan.stages) > kMostShared) --plan.pack;
+    while (plan.pack > 1 && bytes_of(plan.warps, plan.pack, plan.stages) > kMost) --plan.pack;
     plan.bytes = bytes_of(plan.warps, plan.pack, plan.stages);
-    if (plan.bytes <= kMostShared) return plan;
+    if (plan.bytes <= kMost) return plan;
     if (plan.stages == 2) {
       plan.stages = 1;
     } else if (most > 1) {
@@ -382,7 +408,7 @@ BlockPlan plan_blocks(const char* op, int64_t matrices, int64_t rows, int kRows,
       throw std::runtime_error(std::string(op) + ": CUDA: got rows of " +
                                std::to_string(plan.bytes) +
                                " bytes with their tiles, expected at most " +
-                               std::to_string(kMostShared) + ": fewer channels");
+                               std::to_string(kMost) + ": fewer channels");
     }
   }
 }

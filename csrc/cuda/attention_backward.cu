@@ -58,10 +58,7 @@ __global__ void __launch_bounds__(kPointwiseThreads) delta_sums_kernel(const Del
       for (int k = 0; k < V; ++k) sum += tile::widen(of_grad.lanes[k]) * tile::widen(of_y.lanes[k]);
     }
   }
-#pragma unroll
-  for (int distance = kRowLanes / 2; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-  }
+  sum = tile::over_lanes<tile::Sum, kRowLanes>(sum);
   if (row >= rows || threadIdx.x % kRowLanes != 0) return;
   d.delta[row] = sum - (d.grad_logsumexp ? d.grad_logsumexp[row] : F(0));
 }
@@ -117,35 +114,24 @@ struct Difference {
                    layout.y_row, whole_steps<Warp>(a.Dv), rows, count);
     const F* logsumexp = b.logsumexp + int64_t{index} * a.Lq;
     const F* delta = b.delta + int64_t{index} * a.Lq;
-    const auto differ = [&](F& p, F& ds, int query, int key, F shift, F less) {
-      const bool inside = query < a.Lq && key < a.Lk;
-      p = inside ? Exponential<T>::of(p - shift) : F(0);
-      ds = inside ? p * (ds - less) : F(0);
-    };
-    const auto shift_of = [&](int query) {  // a row that saw no key: all is 0
+    constexpr int kQueries = kTurned ? Tile::kMine : Tile::kMyRows;
+    F shift[kQueries], less[kQueries];
+#pragma unroll
+    for (int i = 0; i < kQueries; ++i) {
+      const int query = scores.template query_of<Tile>(m, i, i);
       const F of_row = query < a.Lq ? logsumexp[query] : F(0);
-      return of_row == -static_cast<F>(INFINITY) ? F(0) : of_row * unit;
-    };
-    const auto less_of = [&](int query) { return query < a.Lq ? delta[query] : F(0); };
-    if constexpr (kTurned) {
+      shift[i] = of_row == -static_cast<F>(INFINITY) ? F(0) : of_row * unit;  // saw no key: P = 0
+      less[i] = query < a.Lq ? delta[query] : F(0);
+    }
+#pragma unroll
+    for (int r = 0; r < Tile::kMyRows; ++r) {
 #pragma unroll
       for (int c = 0; c < Tile::kMine; ++c) {
-        const int query = m + Tile::column(c);
-        const F shift = shift_of(query), less = less_of(query);
-#pragma unroll
-        for (int r = 0; r < Tile::kMyRows; ++r) {
-          differ(p.at(r, c), ds.at(r, c), query, n + Tile::row(r), shift, less);
-        }
-      }
-    } else {
-#pragma unroll
-      for (int r = 0; r < Tile::kMyRows; ++r) {
-        const int query = m + Tile::row(r);
-        const F shift = shift_of(query), less = less_of(query);
-#pragma unroll
-        for (int c = 0; c < Tile::kMine; ++c) {
-          differ(p.at(r, c), ds.at(r, c), query, n + Tile::column(c), shift, less);
-        }
+        const int i = kTurned ? c : r;
+        const bool inside = scores.template query_of<Tile>(m, r, c) < a.Lq &&
+                            scores.template key_of<Tile>(n, r, c) < a.Lk;
+        p.at(r, c) = inside ? Exponential<T>::of(p.at(r, c) - shift[i]) : F(0);
+        ds.at(r, c) = inside ? p.at(r, c) * (ds.at(r, c) - less[i]) : F(0);
       }
     }
   }
@@ -195,51 +181,35 @@ __global__ void __launch_bounds__(kMostThreads, 2)
   const int of_matrix = end > begin ? (end - begin + kStep - 1) / kStep : 0;
   const int steps = of_matrix * group;
   const auto copy = [&](int step, int stage) {
-    if (step < steps) {
-      const int which = step / of_matrix, from = begin + (step - which * of_matrix) * kStep;
-      for (int i = 0; i < plan.pack && pack + i < matrices; ++i) {
-        layout.copy(tile_of(stage, i), a, other, (pack + i) * group + which, from, kStep,
-                    threadIdx.x, threads);
-      }
+    const int which = step / of_matrix, from = begin + (step - which * of_matrix) * kStep;
+    for (int i = 0; i < plan.pack && pack + i < matrices; ++i) {
+      layout.copy(tile_of(stage, i), a, other, (pack + i) * group + which, from, kStep, threadIdx.x,
+                  threads);
     }
-    tile::commit_copies();
   };
   if (rows > 0) layout.copy(own, a, mine, index, first, Warp::kRows, lane, 32);
-  copy(0, 0);
 
   Outputs of_x, of_y;
-  int stage = 0;
-  for (int step = 0; step < steps; ++step) {
-    tile::wait_for_copies<0>();
-    __syncthreads();  // everybody's copies; the tile before was multiplied
-    if (plan.stages == 2) copy(step + 1, 1 - stage);
+  pass_tiles(steps, plan.stages, copy, [&](int step, int stage) {
     const int which = step / of_matrix, from = begin + (step - which * of_matrix) * kStep;
     const bool hidden =
         a.causal && (kOfKeys ? from + kStep <= min_of(seen_from(first), seen_from(other.L))
                              : from >= seen_to(first + Warp::kRows));
-    if (rows > 0 && !hidden) {
-      const T* tile = tile_of(stage, packed);
-      const int count = min_of(end - from, kStep);
-      Difference<Warp, kStep, kMasked, kOfKeys> d(b, layout, own, tile, index + which,
-                                                  kOfKeys ? from : first, kOfKeys ? first : from,
-                                                  rows, count);
-      if (kOfKeys && y_columns > 0) {
-        Warp::multiply_sums(of_y, d.p, tile + kStep * layout.x_row + first_column, layout.y_row,
-                            count, rows, y_columns, spare);
-      }
-      if (x_columns > 0) {
-        Warp::multiply_sums(of_x, d.ds, tile + first_column, layout.x_row, count, rows, x_columns,
-                            spare);
-      }
+    if (rows <= 0 || hidden) return;
+    const T* tile = tile_of(stage, packed);
+    const int count = min_of(end - from, kStep);
+    Difference<Warp, kStep, kMasked, kOfKeys> d(b, layout, own, tile, index + which,
+                                                kOfKeys ? from : first, kOfKeys ? first : from,
+                                                rows, count);
+    if (kOfKeys && y_columns > 0) {
+      Warp::multiply_sums(of_y, d.p, tile + kStep * layout.x_row + first_column, layout.y_row,
+                          count, rows, y_columns, spare);
     }
-    if (plan.stages == 2) {
-      stage = 1 - stage;
-    } else if (step + 1 < steps) {
-      __syncthreads();  // the tile was multiplied
-      copy(step + 1, 0);
+    if (x_columns > 0) {
+      Warp::multiply_sums(of_x, d.ds, tile + first_column, layout.x_row, count, rows, x_columns,
+                          spare);
     }
-  }
-  tile::wait_for_copies<0>();  // of own rows, where no tile came
+  });
   if (rows <= 0) return;
 
   const auto scale = static_cast<F>(a.scale);
@@ -302,40 +272,25 @@ __global__ void __launch_bounds__(kMostThreads, 2)
   T* shared = tile::shared_array<T>();
   const int stage_size = b.plan.warps * layout.own() + layout.tile();
   const auto copy = [&](int other, int stage) {
-    if (other < end) {
-      const int index = p.sharing(mine, other);
-      T* to = shared + stage * stage_size;
-      layout.copy(to + warp * layout.own(), a, b.queries, index, m, Warp::kRows, lane, 32);
-      layout.copy(to + b.plan.warps * layout.own(), a, b.keys, index, n, kStep, threadIdx.x,
-                  blockDim.x);
-    }
-    tile::commit_copies();
+    const int index = p.sharing(mine, begin + other);
+    T* to = shared + stage * stage_size;
+    layout.copy(to + warp * layout.own(), a, b.queries, index, m, Warp::kRows, lane, 32);
+    layout.copy(to + b.plan.warps * layout.own(), a, b.keys, index, n, kStep, threadIdx.x,
+                blockDim.x);
   };
-  copy(begin, 0);
   typename Warp::template Sums<kStep> total;
-  int stage = 0;
-  for (int other = begin; other < end; ++other) {
-    tile::wait_for_copies<0>();
-    __syncthreads();  // everybody's copies; the tiles before were multiplied
-    if (b.plan.stages == 2) copy(other + 1, 1 - stage);
-    if (rows > 0) {
-      const T* tiles = shared + stage * stage_size;
-      Difference<Warp, kStep, true, false> d(
-          b, layout, tiles + warp * layout.own(), tiles + b.plan.warps * layout.own(),
-          p.sharing(mine, other), m, n, rows, min_of(a.Lk - n, kStep));
+  pass_tiles(end - begin, b.plan.stages, copy, [&](int other, int stage) {
+    if (rows <= 0) return;
+    const T* tiles = shared + stage * stage_size;
+    Difference<Warp, kStep, true, false> d(
+        b, layout, tiles + warp * layout.own(), tiles + b.plan.warps * layout.own(),
+        p.sharing(mine, begin + other), m, n, rows, min_of(a.Lk - n, kStep));
 #pragma unroll
-      for (int r = 0; r < total.kMyRows; ++r) {
+    for (int r = 0; r < total.kMyRows; ++r) {
 #pragma unroll
-        for (int c = 0; c < total.kMine; ++c) total.at(r, c) += d.ds.at(r, c);
-      }
+      for (int c = 0; c < total.kMine; ++c) total.at(r, c) += d.ds.at(r, c);
     }
-    if (b.plan.stages == 2) {
-      stage = 1 - stage;
-    } else if (other + 1 < end) {
-      __syncthreads();  // the tiles were multiplied
-      copy(other + 1, 0);
-    }
-  }
+  });
   auto* sums = p.sums + (int64_t{mine} * p.splits + split) * a.Lq * a.Lk;
 #pragma unroll
   for (int r = 0; r < total.kMyRows; ++r) {

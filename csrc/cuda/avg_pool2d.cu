@@ -6,7 +6,7 @@
 // a fixed order. Backward gathers, in ascending order of outputs. Deterministic, no atomics.
 #include "../op/avg_pool2d.h"
 #include "pool2d.cuh"
-#include "tile/smem.cuh"
+#include "tile/reduce.cuh"
 
 namespace torchext {
 namespace {
@@ -109,20 +109,7 @@ __global__ void __launch_bounds__(kThreads) avg_pool2d_split_kernel(const SplitF
     }
   }
 
-  // The parts, pairwise
-  auto* partial = tile::shared_array<Compute<T>>();  // [V][kThreads]
-  for (int half = p.parts / 2; half > 0; half /= 2) {
-    if (part >= half && part < 2 * half) {
-#pragma unroll
-      for (int k = 0; k < V; ++k) partial[k * kThreads + thread] = sum[k];
-    }
-    __syncthreads();
-    if (part < half) {
-#pragma unroll
-      for (int k = 0; k < V; ++k) sum[k] += partial[k * kThreads + thread + half * p.lanes];
-    }
-  }
-
+  tile::over_lines<kThreads>(sum, p.lanes, p.parts);
   if (part != 0 || !made) return;
   const Compute<T> divisor = p.rule.divisor_of(rows, columns);
 #pragma unroll

@@ -21,13 +21,19 @@ struct Maximum {
   }
 };
 
-template <class Combine, class F>
-__device__ __forceinline__ F over_warp(F value) {
+// Over kLanes neighbouring lanes, a power of two.
+template <class Combine, int kLanes, class F>
+__device__ __forceinline__ F over_lanes(F value) {
 #pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     value = Combine()(value, __shfl_xor_sync(0xffffffffu, value, distance));
   }
   return value;
+}
+
+template <class Combine, class F>
+__device__ __forceinline__ F over_warp(F value) {
+  return over_lanes<Combine, kWarp>(value);
 }
 
 // Over a block of kThreads, by way of kThreads / 32 numbers of shared memory.
@@ -45,14 +51,14 @@ __device__ __forceinline__ F over_block(F value, F* of_warps) {
   return value;
 }
 
-// Of a block of lines of `lanes` threads each (powers of two, 4 lines or more), what each thread of
-// a column found, pairwise; the first line has the results. What is written next is never what is
+// Of groups of `lines` lines of `lanes` threads each (powers of two), what each thread of a column
+// found, pairwise; a group's first line has the results. What is written next is never what is
 // still read. Takes [V][kThreads] of shared memory.
 template <int kThreads, int V, class Found>
-__device__ __forceinline__ void over_lines(Found (&found)[V], int lanes) {
+__device__ __forceinline__ void over_lines(Found (&found)[V], int lanes, int lines) {
   Found* shared = shared_array<Found>();
-  const int thread = threadIdx.x, line = thread / lanes;
-  for (int half = kThreads / lanes / 2; half > 0; half /= 2) {
+  const int thread = threadIdx.x, line = thread / lanes % lines;
+  for (int half = lines / 2; half > 0; half /= 2) {
     if (line >= half && line < 2 * half) {
 #pragma unroll
       for (int k = 0; k < V; ++k) shared[k * kThreads + thread] = found[k];
@@ -63,6 +69,11 @@ __device__ __forceinline__ void over_lines(Found (&found)[V], int lanes) {
       for (int k = 0; k < V; ++k) found[k] += shared[k * kThreads + thread + half * lanes];
     }
   }
+}
+// One group is the whole block.
+template <int kThreads, int V, class Found>
+__device__ __forceinline__ void over_lines(Found (&found)[V], int lanes) {
+  over_lines<kThreads>(found, lanes, kThreads / lanes);
 }
 
 }  // namespace torchext::tile

@@ -206,14 +206,4 @@ struct CoreWarp {
   }
 };
 
-// Over the lanes that share a row.
-template <class Combine, class Warp>
-__device__ __forceinline__ typename Warp::F over_row(typename Warp::F value) {
-#pragma unroll
-  for (int distance = Warp::kLanes / 2; distance > 0; distance /= 2) {
-    value = Combine()(value, __shfl_xor_sync(0xffffffffu, value, distance));
-  }
-  return value;
-}
-
 }  // namespace torchext::tile
