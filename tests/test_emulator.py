@@ -1,6 +1,7 @@
 """The emulator: every bug planted in a real kernel is found, no clean kernel is accused, and its
 counters say what kernels cost. tests/test_ops.py runs all ops on it."""
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -241,6 +242,69 @@ def test_a_convolution_takes_the_batchs_statistics(dtype, outputs, groups):
     call = call_of("conv_bn_act", case, dtype)
     kernels = emulator.profile("conv_bn_act", *call.args).kernels
     assert not [kernel for kernel in kernels if "channel_moments" in kernel]
+    check_accurate(EMULATOR("conv_bn_act", *call.args), call)
+
+
+# Networks' first layers: outputs, channels, kernel, stride, padding.
+FIRST = {
+    "alexnet": (64, 3, 11, 4, 2),
+    "vgg": (64, 3, 3, 1, 1),
+    "resnet": (64, 3, 7, 2, 3),
+    "mobilenet": (32, 3, 3, 2, 1),
+    "lenet": (6, 1, 5, 1, 2),
+    "swin": (96, 3, 4, 4, 0),
+    "odd": (70, 3, 5, 3, 1),
+}
+
+
+@pytest.mark.parametrize("layer", FIRST)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_first_layers(layer, layout, dtype):
+    """Of few channels, which nobody rounds up to eight: read where they lie, in either layout."""
+    o, channels, kernel, stride, padding = FIRST[layer]
+    window = ((stride, stride), (padding, padding), _ONES, 1, 1)
+    size = 33 * stride
+    case = Case(layer, (2, channels, size, size), ((o, channels, kernel, kernel), "br", *window))
+    case = dataclasses.replace(case, layout=layout)
+    call = call_of("conv2d_inference", case, dtype)
+    kernels = emulator.profile("conv2d_inference", *call.args).kernels
+    assert ["weight_lines" in kernels[0], "few_channels" in kernels[1]] == [True] * len(kernels)
+    check_accurate(EMULATOR("conv2d_inference", *call.args), call)
+
+
+@pytest.mark.parametrize("layer", ["vgg", "resnet", "mobilenet"])
+def test_first_layers_move_nothing_twice(layer):
+    o, channels, kernel, stride, padding = FIRST[layer]
+    args = (image(2, channels, 64 * stride, 64 * stride), weight(o, channels, kernel), None, None)
+    profile = emulator.profile("conv2d_inference", *args, [stride] * 2, [padding] * 2, _ONES, 1, 1)
+    assert profile.moved <= 1.15 * profile.necessary, str(profile)
+    for line in profile.lines:
+        if line.shared and not line.writes:
+            assert line.wavefronts <= 1.25 * line.fewest_wavefronts, str(profile)
+
+
+def test_a_block_makes_many_tiles_of_a_first_layer():
+    case = Case("many", (1030, 1, 4, 5), ((3, 1, 3, 3), "b", _ONES, _ONES, _ONES, 1, 1))
+    call = call_of("conv2d_inference", case, torch.bfloat16)
+    for seed in range(3):
+        with emulator.settings(seed=seed):
+            check_accurate(EMULATOR("conv2d_inference", *call.args), call)
+
+
+def test_patches_waste_nothing():
+    """Their pixels lie side by side: no channel is rounded up."""
+    args = (image(1, 3, 224, 224), weight(64, 3, 16), None, None, [16, 16], [0, 0], _ONES, 1, 0)
+    profile = emulator.profile("conv2d_inference", *args)
+    assert profile.flops <= 2 * 256 * 64 * 768, str(profile)  # 196 patches in tiles of 64
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 16), (9, 17), (31, 33)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_first_layer_takes_the_batchs_statistics(size, layout):
+    window = (_ONES, _ONES, _ONES, 1)
+    case = Case("stem", (3, 3, *size), ((70, 3, 3, 3), "cgbs", True, *window, 1), layout)
+    call = call_of("conv_bn_act", case, torch.bfloat16)
     check_accurate(EMULATOR("conv_bn_act", *call.args), call)
 
 

@@ -24,6 +24,8 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     # gradients of inputs on sm_80, and of those of TF32, which are read number by number.
     "conv2d": 168,
     "conv2d_backward_weight": 208,
+    # Sums of 32 x 64 a warp: four blocks of 128, three of those that take moments.
+    "conv2d_few_channels": 144,
     # A row of inputs and four outputs of 8 channels: two blocks of 256, but one of 5 x 5.
     "depthwise": 144,
     # Sums of 32 x 64 a warp, and a vector of channels in the making: four blocks of 128.
@@ -42,8 +44,13 @@ BUDGETS = {  # where a file needs another one: its stem, and why
 
 # Kernels that handle 16 bytes a thread name their type and lanes first. Every file has some ...
 # ... except for these stems, and why: each element has a window of its own; the kernels are those
-# of others; they make numbers of a table.
-NOT_VECTORISED = {"local_response_norm", "conv_bn_act", "window_attention"}
+# of others; they make numbers of a table; they gather numbers one by one.
+NOT_VECTORISED = {
+    "local_response_norm",
+    "conv_bn_act",
+    "window_attention",
+    "conv2d_few_channels",
+}
 VECTORISED = re.compile(r"<(double, 2|float, 4|[\w:]*(bf16|f16), 8)\b")
 # A number for many elements.
 ONLY_READS = re.compile(r"(_sums|_moments|_weights|::cross_entropy)_kernel<")

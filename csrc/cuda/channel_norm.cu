@@ -181,7 +181,9 @@ struct Finish {
   int64_t sets;
   bool training;
   double eps, momentum;
-  const F *means, *squares, *running_mean, *running_var;
+  const F *means, *squares;  // [parts][C]
+  const F* counts;           // of parts' pixels; null: the split's
+  const F *running_mean, *running_var;
   F *mean, *rstd, *new_running_mean, *new_running_var;
 };
 
@@ -198,15 +200,18 @@ __global__ void __launch_bounds__(kThreads) finish_statistics_kernel(const Finis
   }
   const double values = static_cast<double>(p.parts.split.pixels_of_segment) *
                         static_cast<double>(int64_t(p.parts.split.channels_of_set));
+  const auto pixels = [&](int64_t part) {
+    return p.counts ? static_cast<double>(p.counts[part]) : p.parts.pixels(part);
+  };
   double sum = 0;
   p.parts.each(set, [&](int64_t i, int64_t, int64_t part) {
-    sum += p.parts.pixels(part) * static_cast<double>(p.means[i]);
+    sum += pixels(part) * static_cast<double>(p.means[i]);
   });
   const double mean = tile::over_warp<tile::Sum>(sum) / values;
   double squares = 0;
   p.parts.each(set, [&](int64_t i, int64_t, int64_t part) {
     const double distance = static_cast<double>(p.means[i]) - mean;
-    squares += static_cast<double>(p.squares[i]) + p.parts.pixels(part) * distance * distance;
+    squares += static_cast<double>(p.squares[i]) + pixels(part) * distance * distance;
   });
   squares = tile::over_warp<tile::Sum>(squares);
   if (!first) return;
@@ -491,9 +496,7 @@ void forward(const ChannelNorm& n, const Queue& queue) {
     Parts parts{split};
     const F *means = wide(n.channel_means), *squares = wide(n.channel_squares);
     if (means) {
-      parts.split.pixels_of_part = n.pixels_of_part;
-      const int64_t count = ceil_div(split.pixels_of_segment, n.pixels_of_part);
-      parts.split.parts_of_segment = tile::Divider<int64_t>(count);
+      parts.split.parts_of_segment = tile::Divider<int64_t>(n.parts);
     } else if (n.training) {
       F* found = tile::scratch<F>(queue, 2 * split.parts() * n.C);
       const Statistics<T> statistics{split, in(n.x), found, found + split.parts() * n.C};
@@ -508,6 +511,7 @@ void forward(const ChannelNorm& n, const Queue& queue) {
                            n.momentum,
                            means,
                            squares,
+                           wide(n.part_counts),
                            wide(n.running_mean),
                            wide(n.running_var),
                            static_cast<F*>(n.mean),

@@ -3,6 +3,7 @@
 // stride's grid: each phase has only those taps that reach it. 16-bit types use tensor cores, f32
 // and f64 are exact. Channels that do not lie side by side are copied first (lay_out.cuh).
 #include "../op/conv2d.h"
+#include "conv2d.cuh"
 #include "depthwise.cuh"
 #include "lay_out.cuh"
 #include "pixels.cuh"
@@ -44,9 +45,25 @@ struct Patches {
   }
 };
 
+// Patches side by side, as vision transformers begin: where a patch's pixels lie one after another
+// they are one of more channels, of which none has to be rounded up.
 template <class T>
-void forward(const Conv2d& p, const Queue& queue, OutputMoments* moments = nullptr) {
+Conv2d of_whole_patches(Conv2d p) {
+  const bool dense = p.x_stride.c == 1 && p.x_stride.w == p.C && p.w_stride.c == 1 &&
+                     p.w_stride.w == p.C && p.groups == 1;
+  const bool patches = p.w.kernel == p.w.stride && p.w.padding == 0 && p.w.dilation == 1;
+  if (!dense || !patches || p.C % kVector<T> == 0) return p;
+  p.C *= p.w.kernel;
+  p.x_stride.w = p.w_stride.w = p.C;
+  p.W = p.OW;
+  p.w = {1, 1, 0, 1};
+  return p;
+}
+
+template <class T>
+void forward(const Conv2d& conv, const Queue& queue, PartsOfMoments<float>* moments = nullptr) {
   const char* op = "conv2d";
+  const Conv2d p = of_whole_patches<T>(conv);
   const int64_t C = p.C / p.groups, O = p.O / p.groups, taps = p.h.kernel * p.w.kernel;
   const Laid<T> x = laid_out<T>(op, {p.x, p.x_stride, p.N, C, p.H, p.W, p.groups}, {}, queue);
   const Laid<T> weight = laid_out_weight<T>(op, p, p.weight, p.w_stride, queue);
@@ -237,13 +254,16 @@ bool takes_tf32(const Conv2dShape& p) {
 
 void launch(const Conv2d& p, const Queue& queue) {
   if (is_depthwise(p)) return launch_depthwise(p, queue);
+  if (has_few_channels(p)) return launch_few_channels(p, nullptr, queue);
   for_dtype(p.dtype, [&](auto zero) { forward<decltype(zero)>(p, queue); });
 }
 
-OutputMoments launch_with_moments(const Conv2d& p, const Queue& queue) {
-  OutputMoments moments{};
+PartsOfMoments<float> launch_with_moments(const Conv2d& p, const Queue& queue) {
+  PartsOfMoments<float> moments{};
   if (is_depthwise(p)) {
     launch_depthwise(p, queue);
+  } else if (has_few_channels(p)) {
+    launch_few_channels(p, &moments, queue);
   } else {
     for_dtype(p.dtype, [&](auto zero) { forward<decltype(zero)>(p, queue, &moments); });
   }

@@ -2,8 +2,8 @@
 // shift. Training: conv2d, whose epilogue takes statistics of what it stores, then batch norm of z
 // with residual and activation in its pass.
 #include "../op/conv_bn_act.h"
+#include "conv2d.cuh"
 #include "fold.cuh"
-#include "product.cuh"
 
 namespace torchext {
 
@@ -16,9 +16,9 @@ void launch(const ConvBnActInference& p, const Queue& queue) {
 void launch(const ConvBnAct& p, const Queue& queue) {
   ChannelNorm norm = p.norm;
   if (norm.N > 0 && norm.training) {
-    const OutputMoments moments = launch_with_moments(p.conv, queue);
+    const PartsOfMoments<float> moments = launch_with_moments(p.conv, queue);
     norm.channel_means = moments.means, norm.channel_squares = moments.squares;
-    norm.pixels_of_part = moments.pixels_of_block;
+    norm.part_counts = moments.counts, norm.parts = moments.parts;
   } else if (norm.N > 0) {
     launch(p.conv, queue);
   }

@@ -95,7 +95,7 @@ void launch_as(const char* op, const Depthwise<T>& a, const MatrixRows<T>& b,
   dim3 grid = tile::blocks_for(op, a.M, Core::kM);
   grid.y = tile::blocks_for(op, out.pixels.channels, Core::kN).x;
   tile::launch_kernel(op, separable_kernel<Core, Results<OutputPixels<T>, F>>, grid, Core::kThreads,
-                      product_bytes<Core>(), queue, a, b, results, K);
+                      kProductBytes<Core>, queue, a, b, results, K);
 }
 
 template <class T>

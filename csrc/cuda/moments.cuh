@@ -1,7 +1,8 @@
-// Means and sums of squares around them.
+// Means of channels over parts of all pixels, and sums of squares around them.
 #pragma once
 
 #include "../common/plain.h"
+#include "tile/queue.cuh"
 
 namespace torchext {
 
@@ -43,5 +44,34 @@ struct RunningMoments {
     return {count, first[k] + sum[k] / count, left < 0 ? F(0) : left};  // rounding
   }
 };
+
+// Where blocks leave those of their pixels' channels.
+template <class F>
+struct PartsOfMoments {
+  F *means, *squares, *counts;  // [parts][channels] twice, [parts]
+  int64_t parts;
+  int channels;
+
+  // Channels from c on, `lanes` of which there are.
+  template <int V>
+  __device__ __forceinline__ void store(int part, int c, int lanes,
+                                        const Moments<F> (&found)[V]) const {
+    const int64_t to = int64_t{part} * channels + c;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if (k >= lanes) continue;
+      means[to + k] = found[k].mean;
+      squares[to + k] = found[k].squares;
+    }
+    if (c == 0) counts[part] = found[0].count;
+  }
+};
+
+template <class F>
+PartsOfMoments<F> parts_of_moments(int64_t parts, int64_t channels, const Queue& queue) {
+  F* all = tile::scratch<F>(queue, (2 * channels + 1) * parts);
+  F* squares = all + parts * channels;
+  return {all, squares, squares + parts * channels, parts, static_cast<int>(channels)};
+}
 
 }  // namespace torchext

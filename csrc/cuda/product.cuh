@@ -162,24 +162,22 @@ __global__ void __launch_bounds__(Core::kThreads, Out::kMoments ? 2 : Core::kBlo
   store_results(core, out, m0, n0);
 }
 
-// What a product kernel needs of shared memory.
+// What a block needs of shared memory: for its results to leave, for moments of theirs too, and for
+// a product.
 template <class Core>
-constexpr size_t product_bytes() {
-  constexpr size_t stages =
-      size_t{kStages} * (Core::kM + Core::kN) * Core::kK * sizeof(typename Core::T);
-  constexpr size_t band = size_t{Core::kBandRows} * Core::kBandStride * sizeof(typename Core::F);
-  return stages > band ? stages : band;
-}
-
-// Means of a convolution's channels over blocks of its pixels, one after another, and sums of
-// squares around them; or nothing, where sums are split or exact.
-struct OutputMoments {
-  const void *means, *squares;  // [blocks][channels]
-  int64_t pixels_of_block;
-};
-
-// Instead of launch().
-OutputMoments launch_with_moments(const Conv2d& p, const Queue& queue);
+constexpr size_t kBandBytes = sizeof(typename Core::F) * Core::kBandRows * Core::kBandStride;
+template <class Core, class F = typename Core::F>
+constexpr size_t kMomentsBytes = [] {
+  constexpr size_t numbers = size_t{kVector<typename Core::T>} * Core::kThreads;
+  constexpr size_t firsts = kBandBytes<Core> + sizeof(F) * numbers;
+  constexpr size_t sums = sizeof(Moments<F>) * numbers;
+  return firsts > sums ? firsts : sums;
+}();
+template <class Core>
+constexpr size_t kProductBytes = [] {
+  constexpr size_t stages = sizeof(typename Core::T) * kStages * (Core::kM + Core::kN) * Core::kK;
+  return stages > kBandBytes<Core> ? stages : kBandBytes<Core>;
+}();
 
 // Where a product's results go: to `final`, or, where the k's are split, to scratch memory first.
 template <class Final, class F, bool kCounts = false>
@@ -189,8 +187,8 @@ struct Results {
   int splits, columns;  // columns: rounded up to whole vectors
   F* sums;              // [group][phase][split][M][columns]; null: not split
   bool along_rows;
-  int N = 0, channels = 0;  // of a group, of all
-  F *means = nullptr, *squares = nullptr;
+  int N = 0;  // of a group
+  PartsOfMoments<F> moments{};
   int64_t at = 0;
   int first = 0;
 
@@ -218,13 +216,7 @@ struct Results {
   // What a block found of channels from n on.
   template <int V>
   __device__ __forceinline__ void count(int n, const Moments<F> (&found)[V]) const {
-    const int64_t to = static_cast<int64_t>(blockIdx.x) * channels + first + n;
-#pragma unroll
-    for (int k = 0; k < V; ++k) {
-      if (n + k >= N) continue;
-      means[to + k] = found[k].mean;
-      squares[to + k] = found[k].squares;
-    }
+    moments.store(blockIdx.x, first + n, N - n, found);
   }
 };
 
@@ -267,7 +259,7 @@ inline void check_product(const char* op, const ProductShape& p) {
   }
 }
 
-// Wanted: OutputMoments*, or nothing.
+// Wanted: PartsOfMoments<F>*, or nothing.
 template <class Core, class A, class B, class Final, class Wanted = std::nullptr_t>
 void launch_product(const char* op, const ProductShape& p, const A& a, const B& b,
                     const Final& final, bool along_rows, const Queue& queue,
@@ -298,35 +290,21 @@ void launch_product(const char* op, const ProductShape& p, const A& a, const B& 
     throw std::runtime_error(std::string(op) + ": CUDA: got a grid of " + std::to_string(grid.y) +
                              " x " + std::to_string(z * splits) + ", expected at most 65535");
   }
-  const int64_t channels = p.groups * p.N;
   const auto launch_to = [&](const auto& results, size_t bytes) {
     tile::launch_kernel(op, product_kernel<Core, A, B, std::decay_t<decltype(results)>>, grid,
                         Core::kThreads, bytes, queue, a, b, results, parts);
   };
-  Results<Final, F> results{final,
-                            splits,
-                            static_cast<int>(columns),
-                            sums,
-                            along_rows,
-                            static_cast<int>(p.N),
-                            static_cast<int>(channels),
-                            nullptr,
-                            nullptr};
+  Results<Final, F> results{final, splits,     static_cast<int>(columns),
+                            sums,  along_rows, static_cast<int>(p.N)};
   if constexpr (!std::is_null_pointer_v<Wanted> && Core::kTensor) {
     if (moments && splits == 1 && !along_rows) {
-      F* means = tile::scratch<F>(queue, 2 * grid.x * channels);
-      F* squares = means + grid.x * channels;
-      *moments = {means, squares, Core::kM};
-      const Results<Final, F, true> counted{final,  1,         static_cast<int>(columns), nullptr,
-                                            false,  results.N, results.channels,          means,
-                                            squares};
-      constexpr size_t numbers = size_t{V} * Core::kThreads;
-      constexpr size_t band = size_t{Core::kBandRows} * Core::kBandStride;
-      const size_t bytes = max_of(sizeof(F) * (band + numbers), sizeof(Moments<F>) * numbers);
-      return launch_to(counted, max_of(product_bytes<Core>(), bytes));
+      *moments = parts_of_moments<F>(grid.x, p.groups * p.N, queue);
+      const Results<Final, F, true> counted{
+          final, 1, static_cast<int>(columns), nullptr, false, results.N, *moments};
+      return launch_to(counted, max_of(kProductBytes<Core>, kMomentsBytes<Core>));
     }
   }
-  launch_to(results, product_bytes<Core>());
+  launch_to(results, kProductBytes<Core>);
   if (splits == 1) return;
   dim3 finish = tile::blocks_for(op, p.M * (columns / V), kPointwiseThreads);
   finish.y = static_cast<unsigned>(z);

@@ -31,7 +31,8 @@ struct ChannelNorm : Channels {
   // If known, [parts][C]: means and sums of squares around them, of parts of all pixels. On the CPU
   // cpu::ChannelMoments's, of cpu::parts_of_image() to an image.
   const void *channel_means, *channel_squares;
-  int64_t pixels_of_part;  // of the last there may be fewer
+  const void* part_counts;  // [parts]: of their pixels, of the type computed in; GPUs alone
+  int64_t parts;
 };
 
 struct ChannelNormBackward : Channels {

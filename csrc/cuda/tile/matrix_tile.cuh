@@ -96,10 +96,10 @@ struct TensorCores {
   // The sums leave in bands of rows, by way of shared memory.
   static constexpr int kBands = kPiecesM, kBandRows = 16 * kWarpsM;
   // Four rows that are written at once begin in other banks; so do chunks of 4 that are read two by
-  // two: those of every second 32 columns change places.
+  // two: those of every second 32 numbers change places.
   static constexpr int kBandStride = kN + 8;
   __device__ __forceinline__ static int band_at(int row, int column) {
-    return row * kBandStride + (column ^ (column >> 3 & 4));
+    return row * kBandStride + (column ^ ((row * kN + column) >> 3 & 4));
   }
   __device__ __forceinline__ void put(int band, float* shared) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
