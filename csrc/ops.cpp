@@ -61,9 +61,9 @@ DEFINE_OPS(library) {
   library.def("binary_cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight, bool logits) -> Tensor");
   library.def("dropout(Tensor input, float p, int seed, bool scaled) -> Tensor");
   library.def("dropout_inference(Tensor input, float p, int seed, bool scaled) -> Tensor");
-  library.def("attention(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, bool enable_gqa) -> (Tensor, Tensor)");
+  library.def("attention(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, bool enable_gqa, float dropout_p, int seed) -> (Tensor, Tensor)");
   library.def("attention_inference(Tensor query, Tensor key, Tensor value, Tensor? mask, bool is_causal, float? scale, bool enable_gqa) -> Tensor");
-  library.def("attention_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor y, Tensor logsumexp, bool is_causal, float? scale, bool enable_gqa, bool mask_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def("attention_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor query, Tensor key, Tensor value, Tensor? mask, Tensor y, Tensor logsumexp, bool is_causal, float? scale, bool enable_gqa, float dropout_p, int seed, bool mask_grad) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def("attention_qkv(Tensor qkv, Tensor? mask, bool is_causal, float? scale) -> (Tensor, Tensor)");
   library.def("attention_qkv_inference(Tensor qkv, Tensor? mask, bool is_causal, float? scale) -> Tensor");
   library.def("attention_qkv_backward(Tensor grad_y, Tensor grad_logsumexp, Tensor qkv, Tensor? mask, Tensor y, Tensor logsumexp, bool is_causal, float? scale, bool mask_grad) -> (Tensor, Tensor)");

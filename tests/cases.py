@@ -96,6 +96,7 @@ INTERPRETED = {
     *(f"kind-{name}" for name in _activation.KINDS),
     "one-token",
     "one-matrix",
+    "dropout-grouped",
     "grouped",
     "bare",
     "tiny",

@@ -257,13 +257,16 @@ def worst_growth(call):
     Terms that are all alike round alike, to an error that grows with their number instead of its
     square root; and where terms cancel, it is their size that counts, not what is left of them.
     """
-    if not SPECS[call.op].reordered:
+    if not (SPECS[call.op].reordered or SPECS[call.op].cancels):
         return (1,) * len(call.reference)
 
     def size(x):
         return x[x.isfinite()].abs().max().item() if x.isfinite().any() else 0
 
-    whole = decompose(call.op, map_tensors(torch.abs, call.args), torch.float64)
+    def positive(x):
+        return x.abs() if x.is_floating_point() else x
+
+    whole = decompose(call.op, map_tensors(positive, call.args), torch.float64)
     sizes = [(size(x), size(left)) for x, left in zip(whole, call.reference, strict=True)]
     alike = math.sqrt(call.terms)
     return tuple(alike * max(1, x / left) if left else math.inf for x, left in sizes)

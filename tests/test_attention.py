@@ -105,13 +105,32 @@ def test_mask_together_with_is_causal_is_refused_as_torch_does():
         F.scaled_dot_product_attention(*tensors(), torch.zeros(5, 7), is_causal=True)
 
 
-def test_dropout_is_torchs_and_says_so():
-    args = tensors()
-    with pytest.warns(torchext.FallbackWarning, match="no kernel for dropout"):
-        torch.manual_seed(0)
-        y = F.scaled_dot_product_attention(*args, dropout_p=0.5)
+def test_dropout():
+    """Of a share of the probabilities, others for each call, the same for a seed."""
+    q, k = torch.zeros(2, 3, 50, 4), torch.zeros(2, 3, 40, 4)
+    v = torch.eye(40).expand(2, 3, 40, 40)  # then y is the probabilities
     torch.manual_seed(0)
-    assert_close(y, nn.functional.scaled_dot_product_attention(*args, dropout_p=0.5))
+    ys = [F.scaled_dot_product_attention(q, k, v, dropout_p=0.25) for _ in range(2)]
+    torch.manual_seed(0)
+    assert torch.equal(F.scaled_dot_product_attention(q, k, v, dropout_p=0.25), ys[0])
+    for y in ys:
+        assert (y == 0).double().mean().item() == pytest.approx(0.25, abs=0.02)
+        assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / 40 / 0.75))
+    both = ((ys[0] == 0) & (ys[1] == 0)).double().mean().item()
+    assert both == pytest.approx(0.25**2, abs=0.02)
+    assert not F.scaled_dot_product_attention(q, k, v, dropout_p=1.0).any()
+    with pytest.raises(RuntimeError, match="dropout probability has to be between 0 and 1"):
+        F.scaled_dot_product_attention(q, k, v, dropout_p=1.1)
+
+
+def test_gradients_go_through_dropout():
+    args = [x.requires_grad_() for x in tensors()]
+
+    def attend(*args):
+        torch.manual_seed(0)
+        return F.scaled_dot_product_attention(*args, dropout_p=0.5)
+
+    assert torch.autograd.gradcheck(attend, [x.double() for x in args])
 
 
 MEMORY = """
@@ -268,8 +287,8 @@ def test_dropout_of_weights():
     x = inputs({})[0]
     _, weights = ours(x, x, x, average_attn_weights=False)
     assert 0 < (weights == 0).double().mean() < 1
-    with pytest.warns(torchext.FallbackWarning, match="dropout"):
-        ours(x, x, x, need_weights=False)
+    y = ours(x, x, x, need_weights=False)[0]
+    assert (y - ours(x, x, x, need_weights=False)[0]).abs().max() > 0.01
     ours.eval()
     assert_close(ours(x, x, x)[0], ours(x, x, x, need_weights=False)[0])
 
@@ -349,9 +368,8 @@ def test_window_attention_is_swins(size, shift):
     grads = [torch.autograd.grad(y.square().sum(), wanted) for y in ys]
     assert_close(*ys)
     assert_close(*grads)
-    layer.attention_dropout = 1e-300  # never drops anything: plain PyTorch
-    with pytest.warns(torchext.FallbackWarning, match="no kernel for dropout"):
-        assert_close(layer(x), ys[0])
+    layer.attention_dropout = 1e-300  # never drops anything
+    assert_close(layer(x), ys[0])
 
 
 def test_wrong_indices_are_refused():

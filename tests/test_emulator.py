@@ -378,6 +378,17 @@ def test_recurrent_weights_are_read_once(dtype, hidden):
         assert line.wavefronts == line.fewest_wavefronts, str(profile)
 
 
+@pytest.mark.parametrize("op", ["lstm_backward", "gru_backward"])
+def test_gradients_of_bfloat16_recurrent_layers_take_tensor_cores(op):
+    """Their three products do, of float32 rounded to TF32; others stay exact."""
+    case = Case("layer", (16, 8, 64), (64, True, [], False))
+    call = call_of(op, case, torch.bfloat16)
+    products = 3 * 16 * 8 * 64 * (4 if op == "lstm_backward" else 3) * 64
+    assert emulator.profile(op, *call.args).flops >= 2 * products
+    for dtype in (torch.float16, torch.float32):
+        assert emulator.profile(op, *call_of(op, case, dtype).args).flops == 0
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("op", ["lstm", "gru"])
 def test_recurrent_weights_that_fit_nowhere(op, reverse):
@@ -400,10 +411,21 @@ def test_recurrent_rows_of_more_blocks_than_run_at_once(op):
             check_accurate(EMULATOR(name, *call.args), call)
 
 
+def test_dropout_of_attention_keeps_no_mask():
+    """What is dropped follows from the seed, forward and backward."""
+    case = Case("vit", (1, 2, 197, 64), ((1, 2, 197, 64), 64, None, False, None, False, 0.1))
+    forward, back = (
+        emulator.profile(op, *call_of(op, case, torch.bfloat16).args)
+        for op in ("attention", "attention_backward")
+    )
+    assert forward.moved <= 1.05 * forward.necessary, str(forward)
+    assert back.moved <= 2.5 * back.necessary, str(back)  # two kernels and delta's
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_attention_of_wide_heads(dtype):
     D = MOST_CHANNELS_OF_CUDA
-    case = Case("wide", (1, 1, 3, D), ((1, 1, 5, D), D, None, False, None, False))
+    case = Case("wide", (1, 1, 3, D), ((1, 1, 5, D), D, None, False, None, False, 0.0))
     for op in ("attention", "attention_backward"):
         call = call_of(op, case, dtype)
         check_accurate(EMULATOR(op, *call.args), call)
@@ -417,7 +439,9 @@ def test_small_matrices_share_blocks(dtype):
     """As soon as there are blocks enough: so few queries as leave warps over."""
     for op in ("attention", "attention_backward"):
         for Lq, Lk in ((5, 7), (17, 9)):
-            case = Case("many", (1030, 1, Lq, 4), ((1030, 1, Lk, 4), 4, None, False, None, False))
+            case = Case(
+                "many", (1030, 1, Lq, 4), ((1030, 1, Lk, 4), 4, None, False, None, False, 0.0)
+            )
             call = call_of(op, case, dtype)
             check_accurate(EMULATOR(op, *call.args), call)
 

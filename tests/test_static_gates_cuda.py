@@ -32,7 +32,7 @@ BUDGETS = {  # where a file needs another one: its stem, and why
     "depthwise_separable": 128,
     # Sums of 32 x 64 a warp, a tile of scores and, where there is one, its mask on the way: two
     # blocks of 128, three and four without masks.
-    "attention": 224,
+    "attention": 240,
     # Sums for keys and values, and two tiles of scores: two blocks of 128.
     "attention_backward": 248,
     # Sums of four rows for each gate, and of 64 x 32 a warp: two blocks of 256.

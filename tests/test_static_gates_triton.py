@@ -80,8 +80,9 @@ _MOBILENET = (8, 64, 56, 56), (64, 1, 3, 3), [2, 2], [1, 1], _ONE, 64, 2
 _ROWS = (8, 197, 768)
 _BATCH = (True, True, True, True, 0.1, 1e-5)
 _CLASSES = ("classes", False, 1, 0.1)
-_VIT = (8, 12, 197, 64), ((8, 12, 197, 64), 64, None, False, None, False)
-_SWIN = (64, 3, 49, 32), ((64, 3, 49, 32), 32, ("add", (3, 49, 49)), False, None, False)
+_VIT = (8, 12, 197, 64), ((8, 12, 197, 64), 64, None, False, None, False, 0.0)
+_DROPS = (8, 12, 197, 64), ((8, 12, 197, 64), 64, None, False, None, False, 0.1)
+_SWIN = (64, 3, 49, 32), ((64, 3, 49, 32), 32, ("add", (3, 49, 49)), False, None, False, 0.0)
 _BLOCK = ((64, 64, 3, 3), "gbsr", True, _ONE, _ONE, _ONE, 1, 1)
 _SEPARABLE = ([3, 3], 128, "gbGBr", _ONE, _ONE, _ONE, 2, 2)
 LAUNCHES = (
@@ -121,7 +122,7 @@ LAUNCHES = (
     *(
         Launch(op, *attention, wide=(), limits=PRODUCT)
         for op in ("attention", "attention_backward")
-        for attention in (_VIT, _SWIN)
+        for attention in (_VIT, _DROPS, _SWIN)
     ),
     *(
         Launch(f"{kind}_cell{way}", (8, 128), (256, True), wide=(), tensors=TENSORS[::2])

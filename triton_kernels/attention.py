@@ -16,8 +16,10 @@ import triton.language as tl
 from torchext.ops import OPS
 from torchext.ops import window_attention as _windows
 from torchext.ops._dense import compute_dtype
+from torchext.ops.dropout import scale_of, threshold_of
 
 from ._pool2d import widened
+from .dropout import halves, philox
 
 # Queries and keys of a block, for 16-bit types and up to 64 columns: what registers hold.
 FORWARD, BACKWARD = (64, 32), (32, 16)
@@ -73,6 +75,17 @@ def _scores(q, k, scale, mask, mask_stride, m, n, shape, causal: tl.constexpr, k
 
 
 @triton.jit
+def _shares(drop, rows, n, Lk, share: tl.constexpr):
+    """What dropout leaves of a block's probabilities: csrc/op/attention.h says which word decides.
+    rows: of all matrices."""
+    counter = rows * ((Lk + 15) // 16 * 4) + n // 16 * 4 + n % 8 // 2
+    a, b, c, d = philox(counter, drop.low, drop.high)
+    even = n % 2 == 0
+    word = tl.where(n % 16 < 8, tl.where(even, a, b), tl.where(even, c, d))
+    return tl.where(word.to(tl.int64) >= drop.threshold, share, 0.0)
+
+
+@triton.jit
 def _attention_kernel(
     q,
     k,
@@ -89,6 +102,8 @@ def _attention_kernel(
     scale,
     causal: tl.constexpr,
     kind: tl.constexpr,
+    share: tl.constexpr,
+    drop,
     block,
 ):
     index = tl.program_id(1)
@@ -117,6 +132,9 @@ def _attention_kernel(
         p = tl.exp(s - shift)
         keep = tl.exp(most - shift)
         sum = sum * keep + tl.sum(p, 1, keep_dims=True)
+        if share is not None:
+            rows = index.to(tl.int64) * shape.Lq + m
+            p *= _shares(drop, rows, n[None, :], shape.Lk, share)
         v_block = _load(v, n[:, None], c, v_stride, shape.Lk, shape.Dv)
         o = o * keep + _product_wide(p, v_block)
         most = next
@@ -136,6 +154,7 @@ def _gradients_of_scores(
     grad_y,
     logsumexp,
     delta,
+    row,
     scale,
     mask,
     mask_stride,
@@ -144,13 +163,21 @@ def _gradients_of_scores(
     shape,
     causal: tl.constexpr,
     kind: tl.constexpr,
+    share: tl.constexpr,
+    drop,
 ):
-    """(p, ds) of a block: its probabilities, and the gradient of its scores."""
-    rows = m < shape.Lq
-    shift = tl.load(logsumexp + m, rows, float("inf"))
+    """(p, ds) of a block: its probabilities as dropout leaves them, and the gradient of its
+    scores. row: the matrix's first of all."""
+    inside = m < shape.Lq
+    shift = tl.load(logsumexp + row + m, inside, float("inf"))
     shift = tl.where(shift == float("-inf"), 0.0, shift)
     p = tl.exp(_scores(q, k, scale, mask, mask_stride, m, n, shape, causal, kind) - shift)
-    return p, p * (_product(grad_y, v) - tl.load(delta + m, rows, 0.0))
+    grad = _product(grad_y, v)
+    less = tl.load(delta + row + m, inside, 0.0)
+    if share is None:
+        return p, p * (grad - less)
+    shares = _shares(drop, row + m, n, shape.Lk, share)
+    return p * shares, p * (grad * shares - less)
 
 
 @triton.jit
@@ -175,6 +202,8 @@ def _keys_backward_kernel(
     scale,
     causal: tl.constexpr,
     kind: tl.constexpr,
+    share: tl.constexpr,
+    drop,
     block,
 ):
     matrix = tl.program_id(1)  # of keys
@@ -203,8 +232,8 @@ def _keys_backward_kernel(
             q_block = _load(q_matrix, m, d[None, :], q_stride, shape.Lq, shape.D)
             grad_block = _load(grad_matrix, m, c[None, :], grad_y_stride, shape.Lq, shape.Dv)
             p, ds = _gradients_of_scores(
-                *(q_block, k_block, v_block, grad_block, logsumexp + rows, delta + rows, scale),
-                *(mask_matrix, mask_stride, m, n[None, :], shape, causal, kind),
+                *(q_block, k_block, v_block, grad_block, logsumexp, delta, rows, scale),
+                *(mask_matrix, mask_stride, m, n[None, :], shape, causal, kind, share, drop),
             )
             v_sum += _product_wide(tl.trans(p), grad_block)
             k_sum += _product_wide(tl.trans(ds), q_block)
@@ -246,6 +275,8 @@ def _queries_backward_kernel(
     scale,
     causal: tl.constexpr,
     kind: tl.constexpr,
+    share: tl.constexpr,
+    drop,
     block,
 ):
     index = tl.program_id(1)
@@ -269,8 +300,8 @@ def _queries_backward_kernel(
         k_block = _load(k, n[None, :], d[:, None], k_stride, shape.Lk, shape.D)
         v_block = _load(v, n[None, :], c[:, None], v_stride, shape.Lk, shape.Dv)
         _, ds = _gradients_of_scores(
-            *(q_block, k_block, v_block, grad_block, logsumexp + rows, delta + rows, scale),
-            *(mask, mask_stride, m, n[None, :], shape, causal, kind),
+            *(q_block, k_block, v_block, grad_block, logsumexp, delta, rows, scale),
+            *(mask, mask_stride, m, n[None, :], shape, causal, kind, share, drop),
         )
         sum += _product_wide(ds, tl.trans(k_block))
     grad_q += _matrix(index, shape.heads, shape.group, grad_q_stride)
@@ -300,6 +331,8 @@ def _mask_backward_kernel(
     scale,
     causal: tl.constexpr,
     kind: tl.constexpr,
+    share: tl.constexpr,
+    drop,
     block,
 ):
     first = tl.program_id(0) * block.M
@@ -325,8 +358,8 @@ def _mask_backward_kernel(
             _load(k_matrix, n, d[:, None], k_stride, shape.Lk, shape.D),
             _load(v_matrix, n, c[:, None], v_stride, shape.Lk, shape.Dv),
             _load(grad_matrix, m, c[None, :], grad_y_stride, shape.Lq, shape.Dv),
-            *(logsumexp + rows, delta + rows, scale),
-            *(mask_matrix, mask_stride, m, n, shape, causal, kind),
+            *(logsumexp, delta, rows, scale),
+            *(mask_matrix, mask_stride, m, n, shape, causal, kind, share, drop),
         )
         sum += ds
     at = mine.to(tl.int64) * grad_mask_stride + m.to(tl.int64) * shape.Lk + n
@@ -340,6 +373,12 @@ class Shape(NamedTuple):
     Lk: int
     D: int
     Dv: int
+
+
+class Drop(NamedTuple):
+    low: int
+    high: int
+    threshold: int
 
 
 class Block(NamedTuple):
@@ -358,7 +397,9 @@ def _power_of_two(n):
 class _Call:
     """One call's inputs as matrices (batch, heads of keys, query heads that share one)."""
 
-    def __init__(self, query, key, value, mask, is_causal, scale, enable_gqa, most):
+    def __init__(
+        self, query, key, value, mask, is_causal, scale, enable_gqa, dropout_p, seed, most
+    ):
         heads = key.shape[-3] if enable_gqa else query.shape[-3] if query.dim() > 2 else 1
         group = query.shape[-3] // heads if enable_gqa else 1
         self.shape = Shape(
@@ -366,7 +407,9 @@ class _Call:
         )
         self.tensors = self.matrices(query), self.matrices(key), self.matrices(value)
         self.scale = query.shape[-1] ** -0.5 if scale is None else scale
-        self.how = is_causal, (0 if mask is None else 1 if mask.dtype == torch.bool else 2)
+        kind = 0 if mask is None else 1 if mask.dtype == torch.bool else 2
+        share = scale_of(dropout_p, True) if dropout_p else None
+        drop = Drop(*halves(seed), threshold_of(dropout_p))
         self.mask = query  # unused, but a pointer
         if mask is not None:
             mask = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
@@ -375,7 +418,8 @@ class _Call:
         most = (most[0] // 2, most[1]) if query.element_size() > 2 else most
         most = (16, 16) if query.element_size() == 8 or max(columns) > 64 else most
         sizes = (min(m, _power_of_two(n)) for m, n in zip(most, self.shape[2:4], strict=True))
-        self.block = Block(*map(tl.constexpr, (*sizes, *columns)))
+        block = Block(*map(tl.constexpr, (*sizes, *columns)))
+        self.block, self.how = block, (is_causal, kind, share, drop, block)
 
     def matrices(self, x):
         """(batch, heads, group, rows, columns), of strides 0 along sizes of 1."""
@@ -396,14 +440,15 @@ def _strides(*tensors):
     return tuple(x.stride() for x in tensors)
 
 
-def attention(query, key, value, mask, is_causal, scale, enable_gqa):
-    y, logsumexp = OPS["attention"].fake(query, key, value, mask, is_causal, scale, enable_gqa)
-    call = _Call(query, key, value, mask, is_causal, scale, enable_gqa, FORWARD)
+def attention(query, key, value, mask, is_causal, scale, enable_gqa, dropout_p=0.0, seed=0):
+    args = query, key, value, mask, is_causal, scale, enable_gqa, dropout_p, seed
+    y, logsumexp = OPS["attention"].fake(*args)
+    call = _Call(*args, FORWARD)
     if logsumexp.numel():
         _attention_kernel[call.blocks(0), logsumexp.numel() // call.shape.Lq](
             *(*call.tensors, call.mask, y, logsumexp, call.shape),
             *_strides(*call.tensors, call.mask, call.matrices(y)),
-            *(call.scale, *call.how, call.block),
+            *(call.scale, *call.how),
         )
     return y, logsumexp
 
@@ -424,21 +469,24 @@ def attention_backward(
     is_causal,
     scale,
     enable_gqa,
+    dropout_p,
+    seed,
     mask_grad,
 ):
     grads = OPS["attention_backward"].fake(
         *(grad_y, grad_logsumexp, query, key, value, mask, y, logsumexp),
-        *(is_causal, scale, enable_gqa, mask_grad),
+        *(is_causal, scale, enable_gqa, dropout_p, seed, mask_grad),
     )
     grad_q, grad_k, grad_v, grad_mask = grads
-    call = _Call(query, key, value, mask, is_causal, scale, enable_gqa, BACKWARD)
+    arguments = is_causal, scale, enable_gqa, dropout_p, seed
+    call = _Call(query, key, value, mask, *arguments, BACKWARD)
     wide = compute_dtype(query)
     delta = (grad_y.to(wide) * y.to(wide)).contiguous().sum(-1) - grad_logsumexp
     grad_matrices = call.matrices(grad_y)
     tensors = (grad_matrices, *call.tensors, call.mask)
     inputs = (*tensors, logsumexp.contiguous(), delta.contiguous())
     queries = math.prod(query.shape[:-2])
-    rest = (call.scale, *call.how, call.block)
+    rest = (call.scale, *call.how)
     if key.numel():
         _keys_backward_kernel[call.blocks(1), queries // call.shape.group](
             *(*inputs, grad_k, grad_v, call.shape, *_strides(*tensors)),
@@ -494,7 +542,7 @@ def attention_qkv_backward(
     grad_y, y = (x.unflatten(-1, qkv.shape[3:]).transpose(1, 2) for x in (grad_y, y))
     *grads, grad_mask = attention_backward(
         *(grad_y, grad_logsumexp, *qkv.permute(2, 0, 3, 1, 4), mask, y, logsumexp),
-        *(is_causal, scale, False, mask_grad),
+        *(is_causal, scale, False, 0.0, 0, mask_grad),
     )
     for to, grad in zip(grad_qkv.permute(2, 0, 3, 1, 4), grads, strict=True):
         to.copy_(grad)

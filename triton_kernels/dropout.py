@@ -12,6 +12,27 @@ from ._rows import is_large, widened
 
 
 @triton.jit
+def philox(counter, seed_low, seed_high):
+    """Four words of 32 bits for each counter, which are int64."""
+    a = (counter & 0xFFFFFFFF).to(tl.uint32)
+    b = (counter >> 32).to(tl.uint32)
+    c = tl.zeros_like(a)
+    d = c
+    key0 = c + seed_low.to(tl.uint32)
+    key1 = c + seed_high.to(tl.uint32)
+    for _ in tl.static_range(10):
+        first = a.to(tl.uint64) * 0xD2511F53
+        second = c.to(tl.uint64) * 0xCD9E8D57
+        a = (second >> 32).to(tl.uint32) ^ b ^ key0
+        b = second.to(tl.uint32)
+        c = (first >> 32).to(tl.uint32) ^ d ^ key1
+        d = first.to(tl.uint32)
+        key0 += 0x9E3779B9
+        key1 += 0xBB67AE85
+    return a, b, c, d
+
+
+@triton.jit
 def _dropout_kernel(
     x,
     y,
@@ -26,22 +47,7 @@ def _dropout_kernel(
     if large:
         block = block.to(tl.int64)
     lane = tl.arange(0, 64)
-    counter = block.to(tl.int64) * 64 + lane
-    a = (counter & 0xFFFFFFFF).to(tl.uint32)
-    b = (counter >> 32).to(tl.uint32)
-    c = tl.zeros([64], tl.uint32)
-    d = c
-    key0 = c + seed_low.to(tl.uint32)
-    key1 = c + seed_high.to(tl.uint32)
-    for _ in tl.static_range(10):
-        first = a.to(tl.uint64) * 0xD2511F53
-        second = c.to(tl.uint64) * 0xCD9E8D57
-        a = (second >> 32).to(tl.uint32) ^ b ^ key0
-        b = second.to(tl.uint32)
-        c = (first >> 32).to(tl.uint32) ^ d ^ key1
-        d = first.to(tl.uint32)
-        key0 += 0x9E3779B9
-        key1 += 0xBB67AE85
+    a, b, c, d = philox(block.to(tl.int64) * 64 + lane, seed_low, seed_high)
     for j in tl.static_range(4):
         word = a if j == 0 else b if j == 1 else c if j == 2 else d
         k = block * 256 + j * 64 + lane
@@ -49,12 +55,16 @@ def _dropout_kernel(
         tl.store(y + k, tl.where(word.to(tl.int64) >= threshold, v, 0.0), k < count)
 
 
+def halves(seed):
+    return seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+
+
 def dropout(x, p, seed, scaled):
     y = OPS["dropout"].fake(x, p, seed, scaled)
     if count := x.numel():
-        low, high = (seed & 0xFFFFFFFF), (seed >> 32 & 0xFFFFFFFF)
         _dropout_kernel[(triton.cdiv(count, 256),)](
-            x.contiguous(), y, count, low, high, threshold_of(p), scale_of(p, scaled), is_large(x)
+            *(x.contiguous(), y, count, *halves(seed)),
+            *(threshold_of(p), scale_of(p, scaled), is_large(x)),
         )
     return y
 

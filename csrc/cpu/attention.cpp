@@ -55,6 +55,11 @@ static void attend_tile(const Attention& p, const Queries<T>& b, int64_t index, 
   }
   F keep[kTileRows + kLanes<F>] = {};  // in whole vectors
   soften<F, R>(b.s, padded<F>(count), b.maximum + row, b.sum + row, keep);
+  for (int i = 0; i < R && p.threshold != 0; ++i) {
+    alignas(64) F shares[kKeyBlock];
+    shares_of(p, index, first + row + i, key, count, shares);
+    for (int64_t j = 0; j < count; ++j) b.s[i * kKeyBlock + j] *= shares[j];
+  }
   for (int64_t n = 0; n < b.width; n += kTileColumns<F>) {
     multiply_tile<F, R>(b.s, kKeyBlock, 1, b.v + n, b.width, count, b.o + (row * b.width + n),
                         b.width, {true, keep});

@@ -79,15 +79,21 @@ static void make_scores(const AttentionBackward& p, int64_t index, int64_t first
                    kKeyBlock, {});
   multiply_rows<F>(rows, columns, b.grad_y + first * b.width_v, b.width_v, 1, b.v, P, P * p.Dv,
                    p.Dv, b.ds, kKeyBlock, {});
+  alignas(64) F shares[kKeyBlock];
   for (int64_t i = 0; i < rows; ++i) {
     F *s = b.p + i * kKeyBlock, *ds = b.ds + i * kKeyBlock;
     mask_scores<T>(p, index, first + i, key, count, s);
     const F logsumexp = b.logsumexp[first + i], delta = b.delta[first + i];
     const F shift = logsumexp == -kInfinity ? F(0) : logsumexp;
+    if (p.threshold != 0) {
+      shares_of(p, index, first + i, key, count, shares);
+      for (int64_t j = count; j < columns; ++j) shares[j] = 0;
+    }
     for (int64_t j = 0; j < columns; j += N) {
       const V e = probability(at_most(load<N>(s + j) - shift, 88));
-      store<N>(s + j, e);
-      store<N>(ds + j, e * (load<N>(ds + j) - delta));
+      const V share = p.threshold != 0 ? load<N>(shares + j) : V{} + 1;
+      store<N>(s + j, e * share);
+      store<N>(ds + j, e * (load<N>(ds + j) * share - delta));
     }
   }
 }

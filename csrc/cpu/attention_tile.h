@@ -5,6 +5,7 @@
 #include "attention.h"
 #include "gemm.h"
 #include "math.h"
+#include "philox.h"
 #include "rows.h"
 
 namespace torchext::cpu::TORCHEXT_ISA {
@@ -216,6 +217,25 @@ static void mask_scores(const AttentionShape& p, int64_t index, int64_t t, int64
     for (int64_t j = max_of(t + 1 - key, int64_t{0}); j < count; ++j) s[j] -= kInfinity;
   }
   for (int64_t j = count; j < padded<F>(count); ++j) s[j] = -kInfinity;
+}
+
+// What dropout leaves of the probabilities of query t and keys [key, key + count), key being a
+// multiple of 16 and count at most kKeyBlock.
+template <class F>
+static void shares_of(const AttentionShape& p, int64_t index, int64_t t, int64_t key, int64_t count,
+                      F* shares) {
+  constexpr int N = kLanes<F> < 4 ? 4 : kLanes<F>;  // counters, four of which are 16 keys
+  const auto share = static_cast<F>(p.share);
+  const int64_t first = first_counter(p, index, t) + key / 4;
+  for (int64_t j = 0; j < count; j += 4 * N) {
+    const Words<N> words = philox<N>(first + j / 4, p.seed);
+    for (int i = 0; i < N; ++i) {
+      F* pair = shares + j + i / 4 * 16 + i % 4 * 2;
+      for (int w = 0; w < 4; ++w) {
+        pair[w / 2 * 8 + w % 2] = words.word[w][i] >= p.threshold ? share : F(0);
+      }
+    }
+  }
 }
 
 // Keys that queries before `end` see.

@@ -125,6 +125,10 @@ __global__ void __launch_bounds__(kMostThreads, (kBlocks<Warp, kOut, kMasked>))
     scores.make(s, first, key);
     F keep[Tile::kMyRows];
     soften<Warp>(s, maximum, sum, keep);
+    if (kMasked && a.threshold != 0) {
+      drop<Tile, false, F>(a, index, first, key,
+                           [&](int r, int c, F share) { s.at(r, c) *= share; });
+    }
 #pragma unroll
     for (int r = 0; r < Outputs::kMyRows; ++r) {
 #pragma unroll
@@ -169,7 +173,7 @@ void attend(const Attention& p, const Queue& queue) {
   dim3 grid = tile::blocks_for(op, ceil_div(p.matrices, f.plan.pack) * f.plan.blocks, 1);
   grid.y = static_cast<unsigned>(max_of(ceil_div(p.Dv, kOut), int64_t{1}));
   constexpr bool kExact = sizeof(T) > 2;  // then one kernel does
-  const auto kernel = p.mask_kind != Mask::none || p.regions
+  const auto kernel = p.mask_kind != Mask::none || p.regions || p.threshold != 0
                           ? attention_kernel<Warp, kKeys, kOut, true>
                           : attention_kernel<Warp, kKeys, kOut, kExact>;
   tile::launch_kernel(op, kernel, grid, 32 * f.plan.warps * f.plan.pack, f.plan.bytes, queue, f);

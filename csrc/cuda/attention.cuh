@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../op/attention.h"
+#include "philox.cuh"
 #include "pointwise.cuh"
 #include "tile/math.cuh"
 #include "tile/queue.cuh"
@@ -45,6 +46,9 @@ struct Attended {
   const int64_t* window_rows;
   const int32_t* regions;
   int heads, windows;
+  uint32_t threshold;  // dropout, as ../op/attention.h says
+  double share;
+  uint64_t seed;
 
   __device__ __forceinline__ int64_t begin(const Matrices& m, int index) const {
     int64_t at = 0;
@@ -108,6 +112,7 @@ inline Attended attended(const char* op, const AttentionShape& p) {
   a.mask = view_of<float>(p, p.mask, p.mask_stride, 0);
   a.window_rows = p.window_rows, a.regions = p.regions;
   a.heads = static_cast<int>(p.heads), a.windows = static_cast<int>(p.windows);
+  a.threshold = p.threshold, a.share = p.share, a.seed = p.seed;
   return a;
 }
 
@@ -317,6 +322,37 @@ struct Scores {
     }
   }
 };
+
+// What dropout leaves of the probabilities of a tile: use(r, c, share) for all of a thread's.
+template <class Sums, bool kTurned, class F, class Use>
+__device__ __forceinline__ void drop(const Attended& a, int index, int m, int n, const Use& use) {
+  const int64_t row = int64_t{index} * a.Lq, counters = (a.Lk + 15) / 16 * 4;
+  const auto share = static_cast<F>(a.share);
+  const auto share_of = [&](uint32_t word) { return word >= a.threshold ? share : F(0); };
+  // Tensor cores leave a thread all that a counter decides on, or every second one.
+  constexpr int kRows = Sums::kPieces && kTurned ? 2 : 1;
+  constexpr int kColumns = Sums::kPieces && !kTurned ? 4 : 1;
+#pragma unroll
+  for (int r = 0; r < Sums::kMyRows; r += kRows) {
+#pragma unroll
+    for (int c = 0; c < Sums::kMine; c += kColumns) {
+      const int query = m + (kTurned ? Sums::column(c) : Sums::row(r));
+      const int key = n + (kTurned ? Sums::row(r) : Sums::column(c));
+      const Words words = philox((row + query) * counters + key / 16 * 4 + key % 8 / 2, a.seed);
+      const uint32_t near = words.word[0], far = words.word[2];
+      const uint32_t own_near = key % 2 ? words.word[1] : near;
+      const uint32_t own_far = key % 2 ? words.word[3] : far;
+      if constexpr (kColumns == 4) {
+        use(r, c, share_of(near)), use(r, c + 1, share_of(words.word[1]));
+        use(r, c + 2, share_of(far)), use(r, c + 3, share_of(words.word[3]));
+      } else if constexpr (kRows == 2) {
+        use(r, c, share_of(own_near)), use(r + 1, c, share_of(own_far));
+      } else {
+        use(r, c, share_of(key % 16 < 8 ? own_near : own_far));
+      }
+    }
+  }
+}
 
 // A warp's sums as rows [first, first + rows) of a matrix, from `first_column` on, by way of the
 // warp's own rows of shared memory.

@@ -1,5 +1,6 @@
 // Gradients of attention. With P = e^(scores - logsumexp) and dS = P * (grad_y * v^T - delta),
-// delta being rows of grad_y * y (less grad_logsumexp):
+// delta being rows of grad_y * y (less grad_logsumexp); dropout's shares multiply grad_y * v^T, and
+// P after that:
 //   grad_v = P^T * grad_y, grad_k = dS^T * q * scale, grad_q = dS * k * scale, grad_mask = dS.
 // One kernel, either way round, makes those of keys and values and those of queries: a warp has
 // some rows of a side, and tiles of the other side's pass by. Sums are in an order of their own,
@@ -93,7 +94,7 @@ struct BackwardShared {
   }
 };
 
-// P and dS of `rows` own rows and `count` of a tile, 0 where there are none.
+// P (as dropout leaves it) and dS of `rows` own rows and `count` of a tile, 0 where there are none.
 template <class Warp, int kStep, bool kMasked, bool kTurned>
 struct Difference {
   using T = typename Warp::T;
@@ -123,16 +124,22 @@ struct Difference {
       shift[i] = of_row == -static_cast<F>(INFINITY) ? F(0) : of_row * unit;  // saw no key: P = 0
       less[i] = query < a.Lq ? delta[query] : F(0);
     }
+    const auto differ = [&](int r, int c, F share) {
+      const int i = kTurned ? c : r;
+      const bool inside = scores.template query_of<Tile>(m, r, c) < a.Lq &&
+                          scores.template key_of<Tile>(n, r, c) < a.Lk;
+      const F of_all = inside ? Exponential<T>::of(p.at(r, c) - shift[i]) : F(0);
+      p.at(r, c) = of_all * share;
+      ds.at(r, c) = inside ? of_all * (ds.at(r, c) * share - less[i]) : F(0);
+    };
+    if (kMasked && a.threshold != 0) {
+      drop<Tile, kTurned, F>(a, index, m, n, differ);
+      return;
+    }
 #pragma unroll
     for (int r = 0; r < Tile::kMyRows; ++r) {
 #pragma unroll
-      for (int c = 0; c < Tile::kMine; ++c) {
-        const int i = kTurned ? c : r;
-        const bool inside = scores.template query_of<Tile>(m, r, c) < a.Lq &&
-                            scores.template key_of<Tile>(n, r, c) < a.Lk;
-        p.at(r, c) = inside ? Exponential<T>::of(p.at(r, c) - shift[i]) : F(0);
-        ds.at(r, c) = inside ? p.at(r, c) * (ds.at(r, c) - less[i]) : F(0);
-      }
+      for (int c = 0; c < Tile::kMine; ++c) differ(r, c, F(1));
     }
   }
 };
@@ -401,7 +408,7 @@ void differentiate_side(const AttentionBackward& p, Backward<typename Warp::T>& 
   dim3 grid = tile::blocks_for(kOp, ceil_div(matrices, b.plan.pack) * b.plan.blocks, 1);
   grid.y = static_cast<unsigned>(ceil_div(kOfKeys ? max_of(p.D, p.Dv) : p.D, kOut));
   constexpr bool kExact = sizeof(typename Warp::T) > 2;  // then one kernel does
-  const auto kernel = p.mask_kind != Mask::none || p.regions
+  const auto kernel = p.mask_kind != Mask::none || p.regions || p.threshold != 0
                           ? attention_backward_kernel<Warp, kStep, kOut, true, kOfKeys>
                           : attention_backward_kernel<Warp, kStep, kOut, kExact, kOfKeys>;
   tile::launch_kernel(kOp, kernel, grid, 32 * b.plan.warps * b.plan.pack, b.plan.bytes, queue, b);

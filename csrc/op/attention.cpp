@@ -1,6 +1,7 @@
 // attention: checks, allocation and registration, compiled into each backend's library.
 #include "attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -66,6 +67,15 @@ Checked checked(const char* op, const Inputs& in, bool is_causal, std::optional<
   return c;
 }
 
+void set_dropout(const char* op, AttentionShape& p, double probability, int64_t seed) {
+  CHECK(probability >= 0 && probability <= 1, op, ": dropout_p: got ", probability,
+        ", expected 0 to 1");
+  constexpr double kWords = 4294967296.0;
+  p.threshold = static_cast<uint32_t>(std::min(std::llround(probability * kWords), 0xffffffffLL));
+  p.share = probability < 1 ? 1 / (1 - probability) : 0;
+  p.seed = static_cast<uint64_t>(seed);
+}
+
 // A dense tensor; from 4 dimensions on its heads lie side by side in a row, as in torch's.
 Tensor empty_heads(const char* op, const Tensor& like, Dims sizes) {
   const bool inside = sizes.rank >= 4;
@@ -98,9 +108,11 @@ void launch_forward(const Tensor& query, const Checked& c, const Tensor& y, void
 
 std::tuple<Tensor, Tensor> attention(const Tensor& query, const Tensor& key, const Tensor& value,
                                      const std::optional<Tensor>& mask, bool is_causal,
-                                     std::optional<double> scale, bool enable_gqa) {
+                                     std::optional<double> scale, bool enable_gqa, double dropout_p,
+                                     int64_t seed) {
   const char* op = "attention";
-  const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  set_dropout(op, c.shape, dropout_p, seed);
   Tensor y = empty_y(op, query, c);
   Tensor logsumexp = empty_dense(op, query, rows_of(sizes_of(query)), false, compute_type(query));
   launch_forward(query, c, y, memory_of(logsumexp));
@@ -121,9 +133,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& grad_y, const Tensor& grad_logsumexp, const Tensor& query, const Tensor& key,
     const Tensor& value, const std::optional<Tensor>& mask, const Tensor& y,
     const Tensor& logsumexp, bool is_causal, std::optional<double> scale, bool enable_gqa,
-    bool mask_grad) {
+    double dropout_p, int64_t seed, bool mask_grad) {
   const char* op = "attention_backward";
-  const Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  Checked c = checked(op, {query, key, value, mask}, is_causal, scale, enable_gqa);
+  set_dropout(op, c.shape, dropout_p, seed);
   AttentionBackward p{};
   static_cast<AttentionShape&>(p) = c.shape;
   const Dims y_sizes = with_columns(sizes_of(query), p.Dv);

@@ -35,7 +35,19 @@ struct AttentionShape {
   const int64_t* window_rows;  // null: rows as they are
   const int32_t* regions;      // [window][t], or null
   int64_t heads, windows;
+  // Dropout: probabilities whose word is below the threshold become 0, the others `share` times
+  // what they were. The key k of row r, of all rows of all matrices, has a word of Philox 4x32-10's
+  // (dropout.h) counter (r * ceil(Lk / 16) + k / 16) * 4 + k % 8 / 2: number k % 16 / 8 * 2 + k %
+  // 2, so that lanes which have what tensor cores give them take whole counters.
+  uint32_t threshold;  // 0: none
+  double share;
+  uint64_t seed;
 };
+
+// Where the counters of a row begin.
+PLAIN int64_t first_counter(const AttentionShape& p, int64_t index, int64_t t) {
+  return (index * p.Lq + t) * ((p.Lk + 15) / 16 * 4);
+}
 
 struct Attention : AttentionShape {
   void* y;

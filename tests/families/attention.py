@@ -9,16 +9,16 @@ from torchext.ops import OPS
 
 from .case import Case, Spec
 
-# (name, shape of the query, shape of the key, columns of the value, mask, causal, scale).
+# (name, shape of the query, shape of the key, columns of the value, mask, causal, scale, dropout).
 # mask: None, or (kind, shape); "bool" hides all keys from the first query; with "seen" all
 # queries see the first key.
 
 
-def _case(name, query, key=None, columns=None, mask=None, causal=False, scale=None):
+def _case(name, query, key=None, columns=None, mask=None, causal=False, scale=None, dropout=0.0):
     key = query if key is None else key
     columns = query[-1] if columns is None else columns
     grouped = len(query) > 2 and key[-3] != query[-3]
-    return Case(name, query, (key, columns, mask, causal, scale, grouped))
+    return Case(name, query, (key, columns, mask, causal, scale, grouped, dropout))
 
 
 CASES = (
@@ -41,6 +41,10 @@ CASES = (
     _case("add-all", (2, 3, 18, 8), (2, 3, 19, 8), mask=("add", (2, 3, 18, 19))),
     _case("add-float32", (2, 3, 18, 8), (2, 3, 19, 8), mask=("float32", (3, 18, 19))),
     _case("add-scalar", (2, 3, 8), mask=("add", ())),
+    _case("dropout", (2, 2, 37, 16), (2, 2, 150, 16), dropout=0.25),
+    _case("dropout-all", (1, 2, 9, 8), dropout=1.0),
+    _case("dropout-grouped", (2, 4, 21, 5), (2, 2, 35, 5), 3, scale=0.01, dropout=0.5),
+    _case("dropout-causal", (1, 3, 140, 8), mask=("add", (3, 1, 140)), causal=True, dropout=0.1),
     _case("one-token", (1, 1, 1, 1)),
     _case("one-key", (1, 2, 90, 3), (1, 2, 1, 3)),
     _case("no-keys", (1, 2, 3, 4), (1, 2, 0, 4), mask=("add", (3, 1))),
@@ -52,7 +56,10 @@ CASES = (
 )
 
 
-def _arguments(values, query, key_shape, columns, mask, causal, scale, grouped):
+SEED = 2**40 + 7
+
+
+def _inference(values, query, key_shape, columns, mask, causal, scale, grouped, dropout):
     key, value = values(key_shape), values((*key_shape[:-1], columns))
     if mask is not None:
         kind, shape = mask
@@ -64,6 +71,10 @@ def _arguments(values, query, key_shape, columns, mask, causal, scale, grouped):
         if kind == "seen":
             mask = (mask > -0.5).index_fill(-1, torch.tensor(0, device=mask.device), True)
     return query, key, value, mask, causal, scale, grouped
+
+
+def _arguments(*args):
+    return *_inference(*args), args[-1], SEED
 
 
 def _has_gradient(mask):
@@ -107,8 +118,8 @@ PACKED = (
 
 def _packed(values, qkv, mask, causal, scale):
     B, N, _, H, D = qkv.shape
-    *_, mask, _, _, _ = _arguments(
-        values, qkv[:, :, 0], (B, N, H, D), 1, mask, causal, scale, False
+    *_, mask, _, _, _ = _inference(
+        values, qkv[:, :, 0], (B, N, H, D), 1, mask, causal, scale, False, 0.0
     )
     return qkv, mask, causal, scale
 
@@ -167,13 +178,13 @@ def _window_terms(shape, heads, window, *rest):
     return 32 * (math.prod(shape[:-1]) + shape[-1])
 
 
-def _spec(cases, arguments, terms):
-    return Spec(cases, arguments, terms, _never, _never, narrows=True)
+def _spec(cases, arguments, terms, **rest):
+    return Spec(cases, arguments, terms, _never, _never, narrows=True, **rest)
 
 
 SPECS = {
-    "attention": _spec(CASES, _arguments, _terms),
-    "attention_inference": _spec(CASES, _arguments, _terms),
+    "attention": _spec(CASES, _arguments, _terms, cancels=True),
+    "attention_inference": _spec(CASES, _inference, _terms, cancels=True),
     "attention_backward": _spec(CASES, _backward, _backward_terms),
     "attention_qkv": _spec(PACKED, _packed, _packed_terms),
     "attention_qkv_inference": _spec(PACKED, _packed, _packed_terms),
@@ -192,11 +203,17 @@ def _filled(*shape, dtype=torch.float32, device="cpu"):
 
 
 def _call(
-    query=(2, 3, 5, 8), key=(2, 3, 7, 8), value=(2, 3, 7, 4), mask=None, grouped=False, **tensors
+    query=(2, 3, 5, 8),
+    key=(2, 3, 7, 8),
+    value=(2, 3, 7, 4),
+    mask=None,
+    grouped=False,
+    dropout=0.0,
+    **tensors,
 ):
     args = [_filled(*shape) for shape in (query, key, value)]
     args = [tensors.get(n, x) for n, x in zip(("q", "k", "v"), args, strict=True)]
-    return "attention", (*args, mask, False, None, grouped)
+    return "attention", (*args, mask, False, None, grouped, dropout, 0)
 
 
 def _qkv(*shape, mask=None, **kind):
@@ -210,12 +227,12 @@ def _window(shape=(1, 4, 4, 12), table=(9, 2), index=None, window=(2, 2), shift=
 
 
 def _back(at=None, wrong=None, mask=None, mask_grad=False):
-    *args, mask, causal, scale, grouped = _call(mask=mask)[1]
+    *args, mask, causal, scale, grouped, dropout, seed = _call(mask=mask)[1]
     tensors = [_filled(2, 3, 5, 4), _filled(2, 3, 5), *args, mask, _filled(2, 3, 5, 4)]
     tensors += [_filled(2, 3, 5)]
     if at is not None:
         tensors[at] = wrong
-    return "attention_backward", (*tensors, causal, scale, grouped, mask_grad)
+    return "attention_backward", (*tensors, causal, scale, grouped, dropout, seed, mask_grad)
 
 
 def _qkv_back(at=None, wrong=None, mask_grad=False):
@@ -243,6 +260,9 @@ REFUSED = [
         ),
     ),
     ("attention: 1-d", "query", _call((8,), (8,), (8,))),
+    ("attention: drops more than all", "dropout_p", _call(dropout=1.5)),
+    ("attention: drops less than nothing", "dropout_p", _call(dropout=-0.5)),
+    ("attention: drops no number", "dropout_p", _call(dropout=math.nan)),
     ("attention: 9-d", "query", _call((1,) * 9, (1,) * 9, (1,) * 9)),
     ("attention: no channels", "query", _call((2, 3, 5, 0), (2, 3, 7, 0))),
     ("attention: other channels", "key", _call(key=(2, 3, 7, 9))),
@@ -329,7 +349,8 @@ def _attentions(draw, most):
     scale = draw(st.sampled_from([1, -0.3])) / (16 * D)  # exp makes large scores' rounding larger
     key = (*leads, heads, Lk, D)
     query = (*leads, heads * group, Lq, D)
-    return query, (key, Dv, mask, draw(st.booleans()), scale, group > 1)
+    dropout = draw(st.sampled_from([0.0, 0.0, 0.2, 0.5]))
+    return query, (key, Dv, mask, draw(st.booleans()), scale, group > 1, dropout)
 
 
 @st.composite

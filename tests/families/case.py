@@ -26,6 +26,7 @@ class Spec:
     exact      (case) -> whether integers give results that every floating type holds exactly
     impulses   (case) -> whether zeros and ones do
     repeats    equal inputs leave more than rounding errors: layouts that repeat them are fuzzed
+    cancels    sums may, and then it is their terms' size that counts
     reordered  layouts may add up in another order: the same bits only where sums are exact
     mixes      an infinity makes NaN of outputs that don't depend on it
     slack      times torch's own error that is allowed: 3 for gradients of weights
@@ -40,6 +41,7 @@ class Spec:
     impulses: Callable = lambda case: True
     repeats: bool = True
     reordered: bool = False
+    cancels: bool = False
     mixes: bool = False
     slack: int = 2
     narrows: bool = False

@@ -224,12 +224,15 @@ def binary_cross_entropy_with_logits(
     return _binary(name, input, target, weight, pos_weight, reduction)
 
 
+def new_seed():
+    """From torch's generator of the CPU: torch.manual_seed repeats it."""
+    return torch.empty((), dtype=torch.int64).random_().item()
+
+
 def dropout(input, p=0.5, training=True, inplace=False):
-    """The seed comes from torch's generator of the CPU: torch.manual_seed repeats it."""
     if p < 0.0 or p > 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
     if inplace or not training or p == 0 or torch.compiler.is_compiling():
         return F.dropout(input, p, training, inplace)  # a compiled graph draws its own numbers
-    seed = torch.empty((), dtype=torch.int64).random_().item()
     op = _dropout.dropout if _needs_grad(input) else _dropout.dropout_inference
-    return op(input, p, seed, True)
+    return op(input, p, new_seed(), True)

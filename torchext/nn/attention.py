@@ -172,13 +172,10 @@ class WindowAttention(nn.Module):
         )
         if not (self.training and self.attention_dropout > 0):
             return F.window_attention(*arguments)
-        notice("WindowAttention", "no kernel for dropout")
 
         def attend(q, k, v, mask, *rest):
             mask = mask.to(q.dtype)
-            return nn.functional.scaled_dot_product_attention(
-                q, k, v, mask, self.attention_dropout
-            ), None
+            return F.scaled_dot_product_attention(q, k, v, mask, self.attention_dropout), None
 
         return _windows.run(attend, *arguments, None)[0]
 

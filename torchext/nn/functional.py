@@ -47,6 +47,7 @@ from ._dense import (  # noqa: F401 - they belong to this module's interface
     softmax,
     tanh,
 )
+from ._dense import new_seed as _new_seed
 from ._recurrent import (  # noqa: F401
     gru,
     gru_cell,
@@ -237,9 +238,7 @@ def linear(input, weight, bias=None):
     return _linear(input, weight, bias, None, 0, _needs_grad(input, weight, bias))
 
 
-def _why_torchs_attention(query, key, value, dropout_p, enable_gqa):
-    if dropout_p > 0:
-        return "no kernel for dropout"
+def _why_torchs_attention(query, key, value, enable_gqa):
     if query.is_nested or key.is_nested or value.is_nested:
         return "no kernel for nested tensors"
     if query.dim() > _attentions.MOST_DIMENSIONS:
@@ -271,8 +270,10 @@ def scaled_dot_product_attention(
     scale=None,
     enable_gqa=False,
 ):
-    why_not = _why_torchs_attention(query, key, value, dropout_p, enable_gqa)
-    if why_not or (is_causal and attn_mask is not None):  # the latter torch refuses
+    why_not = _why_torchs_attention(query, key, value, enable_gqa)
+    refused = (is_causal and attn_mask is not None) or not 0 <= dropout_p <= 1  # by torch
+    own_numbers = dropout_p > 0 and torch.compiler.is_compiling()  # a compiled graph draws its own
+    if why_not or refused or own_numbers:
         if why_not:
             notice("scaled_dot_product_attention", why_not)
         return torch.nn.functional.scaled_dot_product_attention(
@@ -282,8 +283,8 @@ def scaled_dot_product_attention(
         )
     query, key, value = _leads_alike([query, key, value], 3 if enable_gqa else 2)
     arguments = (query, key, value, attn_mask, is_causal, scale, enable_gqa)
-    if _needs_grad(query, key, value, attn_mask):
-        return _attentions.attention(*arguments)[0]
+    if dropout_p > 0 or _needs_grad(query, key, value, attn_mask):
+        return _attentions.attention(*arguments, dropout_p, _new_seed() if dropout_p else 0)[0]
     return _attentions.attention_inference(*arguments)
 
 

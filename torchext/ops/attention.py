@@ -1,7 +1,8 @@
 """attention: softmax(query @ key^T * scale + mask) @ value, without ever keeping the scores.
 
 Rows that see no key (all masked, or there are none) are zeros, as in torch. `logsumexp` of the
-rows of scores is what the backward needs; 16-bit types are computed in float32.
+rows of scores is what the backward needs; 16-bit types are computed in float32. With dropout_p some
+of the probabilities are dropped, by the seed alone: csrc/op/attention.h says which.
 """
 
 import math
@@ -10,6 +11,7 @@ import torch
 
 from ._dense import compute_dtype
 from ._op import Op, check
+from .dropout import philox, scale_of, threshold_of
 
 MOST_DIMENSIONS = 8  # csrc/common/layout.h's Dims
 MOST_CHANNELS_OF_CUDA = 384  # whose rows fit into shared memory, in every dtype, also backward
@@ -36,11 +38,21 @@ def _scores(query, key, mask, is_causal, scale):
     return scores
 
 
+def _shares(scores, dropout_p, seed):
+    """What dropout leaves of each probability: none, or more than all."""
+    rows, Lk = scores.shape[:-1].numel(), scores.shape[-1]
+    groups = -(-Lk // 16)
+    words = philox(torch.arange(rows * groups * 4, device=scores.device), seed)
+    words = words.view(2, 2, rows, groups, 4).permute(2, 3, 0, 4, 1).reshape(rows, groups * 16)
+    kept = words[:, :Lk] >= threshold_of(dropout_p)
+    return kept.view(scores.shape).to(scores.dtype) * scale_of(dropout_p, True)
+
+
 def _group(query, key, enable_gqa):
     return query.shape[-3] // key.shape[-3] if enable_gqa else 1
 
 
-def decomposition(query, key, value, mask, is_causal, scale, enable_gqa):
+def decomposition(query, key, value, mask, is_causal, scale, enable_gqa, dropout_p=0.0, seed=0):
     dtype, group = query.dtype, _group(query, key, enable_gqa)
     query, key, value = _wide(query), _wide(key, group), _wide(value, group)
     scores = _scores(query, key, mask, is_causal, scale)
@@ -48,7 +60,8 @@ def decomposition(query, key, value, mask, is_causal, scale, enable_gqa):
     most = most.masked_fill(most == -math.inf, 0)
     exponentials = (scores - most).exp()
     sums = exponentials.sum(-1, keepdim=True)
-    y = exponentials / sums.masked_fill(sums == 0, 1) @ value
+    p = exponentials / sums.masked_fill(sums == 0, 1)
+    y = (p * _shares(p, dropout_p, seed) if dropout_p else p) @ value
     return y.to(dtype), (sums.log() + most).squeeze(-1)
 
 
@@ -68,6 +81,8 @@ def decomposition_backward(
     is_causal,
     scale,
     enable_gqa,
+    dropout_p,
+    seed,
     mask_grad,
 ):
     dtype, group = query.dtype, _group(query, key, enable_gqa)
@@ -78,8 +93,9 @@ def decomposition_backward(
     shift = logsumexp.masked_fill(logsumexp == -math.inf, 0)
     p = (scores - shift.unsqueeze(-1)).exp()
     delta = (grad_y * y).sum(-1) - grad_logsumexp
-    ds = p * (grad_y @ value.mT - delta.unsqueeze(-1))
-    grad_q, grad_k, grad_v = ds @ key * scale, ds.mT @ query * scale, p.mT @ grad_y
+    shares = _shares(p, dropout_p, seed) if dropout_p else 1
+    ds = p * (grad_y @ value.mT * shares - delta.unsqueeze(-1))
+    grad_q, grad_k, grad_v = ds @ key * scale, ds.mT @ query * scale, (p * shares).mT @ grad_y
     if group > 1:
         grad_k, grad_v = (g.unflatten(-3, (-1, group)).sum(-3) for g in (grad_k, grad_v))
     grad_mask = ds.sum_to_size(mask.shape).to(mask.dtype) if mask_grad else grad_y.new_empty(0)
@@ -164,8 +180,14 @@ def _fake_inference(query, key, value, mask, is_causal, scale, enable_gqa):
     return empty_heads(query, (*query.shape[:-1], value.shape[-1]))
 
 
+def _check_dropout(op, dropout_p):
+    check(0 <= dropout_p <= 1, op, "dropout_p", dropout_p, "0 to 1")
+
+
 def _fake(query, *args):
+    *args, dropout_p, _ = args
     y = _fake_inference(query, *args)
+    _check_dropout("attention", dropout_p)
     return y, query.new_empty(query.shape[:-1], dtype=compute_dtype(query))
 
 
@@ -181,10 +203,13 @@ def _fake_backward(
     is_causal,
     scale,
     enable_gqa,
+    dropout_p,
+    seed,
     mask_grad,
 ):
     op = "attention_backward"
     _check(op, query, key, value, mask, enable_gqa)
+    _check_dropout(op, dropout_p)
     y_shape = (*query.shape[:-1], value.shape[-1])
     check_companion(op, "grad_y", grad_y, query, y_shape)
     check_companion(op, "y", y, query, y_shape)

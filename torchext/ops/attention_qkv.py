@@ -35,7 +35,7 @@ def _decomposition_backward(
 ):
     *grads, grad_mask = _attention.decomposition_backward(
         *(_split(grad_y, qkv), grad_logsumexp, *_unpacked(qkv), mask, _split(y, qkv), logsumexp),
-        *(is_causal, scale, False, mask_grad),
+        *(is_causal, scale, False, 0.0, 0, mask_grad),
     )
     return torch.stack(grads).permute(1, 3, 0, 2, 4).contiguous(), grad_mask
 

@@ -12,11 +12,9 @@ from ._op import Op, check
 _WORD = 0xFFFFFFFF
 
 
-def random_words(count, seed, device):
-    """Philox's word for each element, as int64: csrc/op/dropout.h says which."""
-    i = torch.arange(count, device=device)
-    counter = i // 256 * 64 + i % 64
-    a, b, c, d = counter & _WORD, counter >> 32, i * 0, i * 0
+def philox(counter, seed):
+    """Four words for each counter, [4, *counter.shape], as int64."""
+    a, b, c, d = counter & _WORD, counter >> 32, counter * 0, counter * 0
     for n in range(10):
         key = [(seed + n * 0x9E3779B9) & _WORD, ((seed >> 32) + n * 0xBB67AE85) & _WORD]
         first, second = a * 0xD2511F53, c * 0xCD9E8D57  # wrap around: their bits are right
@@ -26,7 +24,13 @@ def random_words(count, seed, device):
             (first >> 32 & _WORD) ^ d ^ key[1],
             first & _WORD,
         )
-    return torch.stack([a, b, c, d]).gather(0, (i // 64 % 4)[None])[0]
+    return torch.stack([a, b, c, d])
+
+
+def random_words(count, seed, device):
+    """The word for each element: csrc/op/dropout.h says which."""
+    i = torch.arange(count, device=device)
+    return philox(i // 256 * 64 + i % 64, seed).gather(0, (i // 64 % 4)[None])[0]
 
 
 def scale_of(p, scaled):

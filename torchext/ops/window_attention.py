@@ -85,7 +85,7 @@ def run_backward(
     grad_y, y = (_windows_of(x, pixels, heads) for x in (grad_y, y))
     *grads, grad_bias = differentiate(
         *(grad_y, grad_logsumexp, *_windows_of(qkv, pixels, 3, heads), mask),
-        *(y, logsumexp, False, scale, False, True),
+        *(y, logsumexp, False, scale, False, 0.0, 0, True),
     )
     if any(shift_size):
         grad_bias = grad_bias.sum(0)

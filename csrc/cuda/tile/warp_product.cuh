@@ -1,7 +1,8 @@
 // Products of a warp: small matrices whose rows lie in shared memory, sums that stay in registers.
 // TensorWarp is for numbers of 16 bits, CoreWarp for those that are to be exact. Both have
 //   kRows       rows of sums
-//   Sums<N>     kRows x N sums; at(r, c) is a thread's, in row(r) and column(c)
+//   Sums<N>     kRows x N sums; at(r, c) is a thread's, in row(r) and column(c); kPieces: which are
+//               where mma.sync leaves them
 //   kLanes      neighbouring lanes that share their rows
 //   multiply()  sums += a * b^T, of rows in shared memory
 //   multiply_sums()  sums += p * b, of sums p (rounded to the type of b), by way of `spare` shared
@@ -34,6 +35,7 @@ struct TensorWarp {
 
   template <int kColumns_>
   struct Sums {
+    static constexpr bool kPieces = true;
     static constexpr int kColumns = kColumns_, kMine = kColumns / 4, kMyRows = 2 * kTiles;
     static_assert(kColumns % 16 == 0, "pieces of b come in pairs");
     F of[kTiles][kColumns / 8][4] = {};
@@ -141,6 +143,7 @@ struct CoreWarp {
 
   template <int kColumns_>
   struct Sums {
+    static constexpr bool kPieces = false;
     static constexpr int kColumns = kColumns_, kMine = kColumns / 8, kMyRows = kRows / 4;
     F of[kMyRows][kMine] = {};
 
