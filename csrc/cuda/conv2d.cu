@@ -249,7 +249,7 @@ extern "C" __attribute__((visibility("default"))) void torchext_ask_for_tf32(boo
 }
 
 bool takes_tf32(const Conv2dShape& p) {
-  return p.dtype == DType::f32 && asked_for_tf32 && asked_for_tf32(p.linear);
+  return p.dtype == DType::f32 && (p.rounded || (asked_for_tf32 && asked_for_tf32(p.linear)));
 }
 
 void launch(const Conv2d& p, const Queue& queue) {

@@ -110,11 +110,19 @@ void copy_or_zero(const char* op, void* to, const void* from, int64_t count, con
   if (count > 0) launch_pointwise(op, copy_kernel<F>, p, count, 1, queue);
 }
 
+// The products around steps are of floats. Where inputs and weights are bf16, so are the results in
+// the end: TF32 has three digits more.
+inline Conv2dShape shape_of_rows(const Recurrent& p, int64_t rows, int64_t C, int64_t O) {
+  Conv2dShape shape = shape_of_rows(p.dtype, rows, C, O);
+  shape.rounded = p.stored == DType::bf16;
+  return shape;
+}
+
 inline void multiply(const Recurrent& p, int64_t rows, int64_t C, int64_t O, const void* x,
                      const void* weight, const void* bias, void* y, int64_t y_row,
                      const Queue& queue) {
   Conv2d c{};
-  static_cast<Conv2dShape&>(c) = shape_of_rows(p.dtype, rows, C, O);
+  static_cast<Conv2dShape&>(c) = shape_of_rows(p, rows, C, O);
   c.x = x, c.weight = weight, c.bias = bias, c.y = y;
   c.x_stride = {0, 1, 0, C}, c.w_stride = {C, 1, 0, 0}, c.y_stride = {0, 1, 0, y_row};
   c.activation = Activation::none;

@@ -182,7 +182,7 @@ bool run_together(const RecurrentBackward& p, const CellGradients<Compute<W>>& t
 void multiply_back(const Recurrent& p, int64_t rows, int64_t K, int64_t C, const void* grad,
                    const void* weight, void* to, const Queue& queue) {
   Conv2dBackwardInput c{};
-  static_cast<Conv2dShape&>(c) = shape_of_rows(p.dtype, rows, C, K);
+  static_cast<Conv2dShape&>(c) = shape_of_rows(p, rows, C, K);
   c.grad_y = grad, c.weight = weight, c.grad_x = to;
   c.grad_y_stride = {0, 1, 0, K}, c.w_stride = {C, 1, 0, 0}, c.grad_x_stride = {0, 1, 0, C};
   c.activation = Activation::none;
@@ -192,7 +192,7 @@ void multiply_back(const Recurrent& p, int64_t rows, int64_t K, int64_t C, const
 void differentiate_weight(const Recurrent& p, int64_t K, int64_t C, const void* grad, const void* x,
                           void* grad_weight, void* grad_bias, const Queue& queue) {
   Conv2dBackwardWeight c{};
-  static_cast<Conv2dShape&>(c) = shape_of_rows(p.dtype, p.N, C, K);
+  static_cast<Conv2dShape&>(c) = shape_of_rows(p, p.N, C, K);
   c.grad_y = grad, c.x = x, c.grad_weight = grad_weight, c.grad_bias = grad_bias;
   c.grad_y_stride = {0, 1, 0, K}, c.x_stride = {0, 1, 0, C}, c.w_stride = {C, 1, 0, 0};
   c.activation = Activation::none;

@@ -13,7 +13,8 @@ struct Conv2dShape {
   DType dtype;
   int64_t N, C, H, W, O, OH, OW, groups;
   Window h, w;
-  bool linear;  // what torch calls a matrix product, with a precision of its own
+  bool linear;     // what torch calls a matrix product, with a precision of its own
+  bool rounded{};  // f32 whose factors need no more digits than TF32 has
 };
 
 // M rows of C numbers become M rows of O, as pixels of one image.
