@@ -315,6 +315,16 @@ def test_depthwise_moves_nothing_twice(stride):
     assert profile.moved <= 1.15 * profile.necessary, str(profile)
 
 
+@pytest.mark.parametrize(("stride", "most"), [(1, 2.5), (2, 2.0)])
+def test_depthwise_weights_read_rows_once(stride, most):
+    """Of registers: L2 is asked for three columns of each row, not for nine pixels an output."""
+    x, grad = image(2, 128, 32 * stride, 32 * stride), image(2, 128, 32, 32)
+    window = ([3, 3], True, [stride, stride], _ONES, _ONES, 128, 0)
+    profile = emulator.profile("conv2d_backward_weight", grad, None, x, *window, False)
+    asked = sum(32 * line.sectors for line in profile.lines if not line.writes)
+    assert asked <= most * profile.necessary, str(profile)
+
+
 @pytest.mark.parametrize("outputs", [64, 128])
 def test_depthwise_separable_stores_nothing_in_between(outputs):
     def norm(channels):

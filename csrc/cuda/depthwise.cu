@@ -1,8 +1,8 @@
 // Depthwise convolutions and their gradients: a thread takes V neighbouring channels, and of small
 // kernels four outputs along a row, for which it loads each input of the row once. The input's
 // gradient with stride 1 is a convolution with the kernel turned around. The weight's gradient is
-// summed over parts of the pixels, by shape. Several outputs of a channel (a multiplier) go one by
-// one.
+// summed over parts of the pixels, by shape, that of 3 x 3 down strips of columns. Several outputs
+// of a channel (a multiplier) go one by one.
 #include "bias_gradient.cuh"
 #include "depthwise.cuh"
 #include "lay_out.cuh"
@@ -117,30 +117,50 @@ __global__ void __launch_bounds__(kThreads) depthwise_input_kernel(const Filter<
 
 // ---- The gradient of the weight
 
-constexpr int kTaps = 8;  // of a row of the kernel, at once
+constexpr int kTaps = 8;    // of a row of the kernel, at once
+constexpr int kStrip = 16;  // rows of outputs that a thread goes down
 
+// Threads take items one after another: outputs, or strips of a column of them.
 template <class T>
 struct WeightParts {
   Laid<T> grad, x;
   Axis h, w;
-  int N, H, W, pixels, pixels_of_part, outputs, lanes, multiplier, runs;
-  tile::Divider<int> plane, row;
-  Compute<T>* parts;  // [part][tap][outputs]
+  int N, H, W, OH, items, items_of_part, outputs, lanes, multiplier, runs;
+  tile::Divider<int> plane, row;  // items of an image, of a row of them
+  Compute<T>* parts;              // [part][tap][outputs]
 };
 
+// What a block found of `taps` taps from `first` on.
+template <class T, int V, int kCount>
+__device__ __forceinline__ void leave_sums(const WeightParts<T>& p, Compute<T> (&sums)[kCount][V],
+                                           int first, int taps, int o) {
+  const bool leaves = static_cast<int>(threadIdx.x) < p.lanes && o < p.outputs;
+  const int64_t of_part = static_cast<int64_t>(p.h.kernel) * p.w.kernel;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    if (j >= taps) break;  // all threads alike
+    tile::over_lines<kThreads>(sums[j], p.lanes);
+    if (!leaves) continue;
+    Pack<Compute<T>, V> pack;
+#pragma unroll
+    for (int k = 0; k < V; ++k) pack.lanes[k] = sums[j][k];
+    tile::store(p.parts + (blockIdx.y * of_part + first + j) * p.outputs + o, pack);
+  }
+}
+
+// Blocks of the kernel's rows run side by side: what one has read the others find in L2.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 2) depthwise_weight_kernel(const WeightParts<T> p) {
   using F = Compute<T>;
   const int lane = threadIdx.x % p.lanes, line = threadIdx.x / p.lanes, lines = kThreads / p.lanes;
-  const int o = (blockIdx.x * p.lanes + lane) * V;
-  const int i = blockIdx.z / p.runs, first = blockIdx.z % p.runs * kTaps;
-  const int taps = min_of(kTaps, p.w.kernel - first);
-  const int begin = blockIdx.y * p.pixels_of_part;
-  const int end = min_of(begin + p.pixels_of_part, p.pixels);
-  const bool any = o < p.outputs;
+  const int slices = p.h.kernel * p.runs, block = blockIdx.x / slices;
+  const int slice = blockIdx.x - block * slices, i = slice / p.runs;
+  const int first = (slice - i * p.runs) * kTaps, taps = min_of(kTaps, p.w.kernel - first);
+  const int o = (block * p.lanes + lane) * V;
+  const int begin = blockIdx.y * p.items_of_part, end = min_of(begin + p.items_of_part, p.items);
   const int c = V > 1 ? o : o / p.multiplier;
   F sums[kTaps][V] = {};
-  for (int pixel = begin + line; any && pixel < end; pixel += lines) {
+  for (int pixel = begin + line; o < p.outputs && pixel < end; pixel += lines) {
     const int n = pixel / p.plane, within = pixel - n * p.plane;
     const int oh = within / p.row, ow = within - oh * p.row;
     const int h = oh * p.h.stride - p.h.padding + i * p.h.dilation;
@@ -158,18 +178,54 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_weight_kernel(const Wei
         sums[j][k] += tile::widen(g.lanes[k]) * tile::widen(input.lanes[k]);
     }
   }
+  leave_sums(p, sums, i * p.w.kernel + first, taps, o);
+}
+
+// All taps of a kernel of kSize x kSize at once: down a strip each row of inputs is read once, and
+// meets those outputs' gradients that read it, which stay in registers.
+template <class T, int V, int kSize, int kStride>
+__global__ void __launch_bounds__(kThreads, 2)
+    depthwise_weight_strips_kernel(const WeightParts<T> p) {
+  using F = Compute<T>;
+  constexpr int kOlder = (kSize - 1) / kStride;  // outputs above that read a row too
+  const int lane = threadIdx.x % p.lanes, line = threadIdx.x / p.lanes, lines = kThreads / p.lanes;
+  const int o = (blockIdx.x * p.lanes + lane) * V;
+  const int begin = blockIdx.y * p.items_of_part, end = min_of(begin + p.items_of_part, p.items);
+  F sums[kSize * kSize][V] = {};
+  for (int strip = begin + line; o < p.outputs && strip < end; strip += lines) {
+    const int n = strip / p.plane, within = strip - n * p.plane, down = within / p.row;
+    const int ow = within - down * p.row, first = down * kStrip;
+    const int rows = min_of(kStrip, p.OH - first), left = ow * kStride - p.w.padding;
+    int h = first * kStride - p.h.padding;
+    const T* x = p.x.data + n * p.x.n + h * p.x.h + left * p.x.w + o;
+    const T* grad = p.grad.data + n * p.grad.n + first * p.grad.h + ow * p.grad.w + o;
+    Pack<T, V> g[kOlder + 1];
+#pragma unroll 1
+    for (int row = 0; row < rows + kOlder; ++row, grad += p.grad.h) {
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) {
-    if (j >= taps) break;  // all threads alike
-    tile::over_lines<kThreads>(sums[j], p.lanes);
-    if (line > 0 || !any) continue;
-    const int64_t tap = i * p.w.kernel + first + j;
-    const int64_t of_part = static_cast<int64_t>(p.h.kernel) * p.w.kernel;
-    Pack<F, V> pack;
+      for (int d = kOlder; d > 0; --d) g[d] = g[d - 1];
+      if (row < rows) g[0] = tile::load<V>(grad);
 #pragma unroll
-    for (int k = 0; k < V; ++k) pack.lanes[k] = sums[j][k];
-    tile::store(p.parts + (blockIdx.y * of_part + tap) * p.outputs + o, pack);
+      for (int r = 0; r < kStride; ++r, ++h, x += p.x.h) {
+        if (h < 0 || h >= p.H) continue;
+#pragma unroll
+        for (int j = 0; j < kSize; ++j) {
+          if (left + j < 0 || left + j >= p.W) continue;
+          const auto input = tile::load<V>(x + j * p.x.w);
+#pragma unroll
+          for (int d = 0; r + kStride * d < kSize; ++d) {
+            if (row < d || row - d >= rows) continue;  // no output of the strip's
+#pragma unroll
+            for (int k = 0; k < V; ++k) {
+              sums[(r + kStride * d) * kSize + j][k] +=
+                  tile::widen(g[d].lanes[k]) * tile::widen(input.lanes[k]);
+            }
+          }
+        }
+      }
+    }
   }
+  leave_sums(p, sums, 0, kSize * kSize, o);
 }
 
 template <class T>
@@ -315,14 +371,17 @@ void backward(const Conv2dBackwardWeight& p, const Queue& queue) {
   if (p.grad_bias) sum_bias(op, in_one_group(p), grad, queue);
   const bool one = p.O > p.C;
   const int V = one ? 1 : kVector<T>;
-  const int64_t pixels = p.N * p.OH * p.OW, taps = p.h.kernel * p.w.kernel;
+  const int64_t taps = p.h.kernel * p.w.kernel;
   const int64_t outputs = one ? p.O : grad.channels;
   int lanes = 1;
   while (lanes < tile::kWarp && lanes * V < outputs) lanes *= 2;
-  constexpr int64_t kMostParts = 128, kWorth = 16;
+  const bool strips = !one && p.h.kernel == 3 && p.w.kernel == 3 && p.h.dilation == 1 &&
+                      p.w.dilation == 1 && p.h.stride == p.w.stride && p.w.stride <= 2;
+  const int64_t rows = strips ? ceil_div(p.OH, int64_t{kStrip}) : p.OH, items = p.N * rows * p.OW;
+  const int64_t most_parts = strips ? 384 : 128, worth = strips ? 2 : 16;
   const int64_t at_once = kThreads / lanes;
-  const int64_t of_part = max_of(ceil_div(pixels, kMostParts), at_once * kWorth);
-  const int64_t parts = ceil_div(pixels, of_part), runs = ceil_div(p.w.kernel, int64_t{kTaps});
+  const int64_t of_part = max_of(ceil_div(items, most_parts), at_once * worth);
+  const int64_t parts = ceil_div(items, of_part), runs = ceil_div(p.w.kernel, int64_t{kTaps});
   F* sums = tile::scratch<F>(queue, (parts + 1) * taps * outputs);
   F* of_parts = sums + taps * outputs;
   const WeightParts<T> w{grad,
@@ -332,23 +391,26 @@ void backward(const Conv2dBackwardWeight& p, const Queue& queue) {
                          static_cast<int>(p.N),
                          static_cast<int>(p.H),
                          static_cast<int>(p.W),
-                         static_cast<int>(pixels),
+                         static_cast<int>(p.OH),
+                         static_cast<int>(items),
                          static_cast<int>(of_part),
                          static_cast<int>(outputs),
                          lanes,
                          static_cast<int>(p.O / p.C),
                          static_cast<int>(runs),
-                         tile::Divider<int>(p.OH * p.OW),
+                         tile::Divider<int>(rows * p.OW),
                          tile::Divider<int>(p.OW),
                          of_parts};
   if (parts > 0) {
     dim3 grid = tile::blocks_for(op, ceil_div(outputs, int64_t{V}), lanes);
+    if (!strips) grid.x *= static_cast<unsigned>(p.h.kernel * runs);
     grid.y = static_cast<unsigned>(parts);
-    grid.z = static_cast<unsigned>(p.h.kernel * runs);
-    const size_t shared = V * kThreads * sizeof(F);
-    one ? tile::launch_kernel(op, depthwise_weight_kernel<T, 1>, grid, kThreads, shared, queue, w)
-        : tile::launch_kernel(op, depthwise_weight_kernel<T, kVector<T>>, grid, kThreads, shared,
-                              queue, w);
+    constexpr int kLanes = kVector<T>;
+    const auto kernel = one               ? depthwise_weight_kernel<T, 1>
+                        : !strips         ? depthwise_weight_kernel<T, kLanes>
+                        : p.w.stride == 1 ? depthwise_weight_strips_kernel<T, kLanes, 3, 1>
+                                          : depthwise_weight_strips_kernel<T, kLanes, 3, 2>;
+    tile::launch_kernel(op, kernel, grid, kThreads, V * kThreads * sizeof(F), queue, w);
   }
   sum_columns<F>(op, {parts, taps * outputs, taps * outputs, of_parts, sums}, queue);
   const WeightResult<T> result{sums,
