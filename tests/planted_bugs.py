@@ -33,6 +33,10 @@ class Bug:
 
 
 RACE = "race-shared uninitialised-shared"
+ADD_LINES = (  # of tile/reduce.cuh
+    "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
+    " found[k] += shared[k * kThreads + thread + half * lanes];\n    }"
+)
 
 BUGS = [
     Bug(
@@ -87,11 +91,8 @@ BUGS = [
         "adaptive_avg_pool2d_inference",
         "avg_pool2d.cu",
         "tile/reduce.cuh",
-        "__syncthreads();\n    if (line < half) {\n#pragma unroll\n"
-        "      for (int k = 0; k < V; ++k)"
-        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
-        "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
-        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
+        f"__syncthreads();\n    {ADD_LINES}",
+        ADD_LINES,
         RACE,
     ),
     Bug(
@@ -243,11 +244,8 @@ BUGS = [
         "batch_norm",
         "channel_norm.cu",
         "tile/reduce.cuh",
-        "__syncthreads();\n    if (line < half) {\n#pragma unroll\n"
-        "      for (int k = 0; k < V; ++k)"
-        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
-        "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
-        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
+        f"__syncthreads();\n    {ADD_LINES}",
+        ADD_LINES,
         RACE,
     ),
     Bug(
@@ -408,11 +406,8 @@ BUGS = [
         "conv2d_backward_weight",
         "depthwise.cu",
         "tile/reduce.cuh",
-        "__syncthreads();\n    if (line < half) {\n#pragma unroll\n"
-        "      for (int k = 0; k < V; ++k)"
-        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
-        "if (line < half) {\n#pragma unroll\n      for (int k = 0; k < V; ++k)"
-        " found[k] += shared[k * kThreads + thread + half * lanes];\n    }",
+        f"__syncthreads();\n    {ADD_LINES}",
+        ADD_LINES,
         RACE,
     ),
     Bug(
