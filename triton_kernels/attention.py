@@ -172,12 +172,13 @@ def _gradients_of_scores(
     shift = tl.load(logsumexp + row + m, inside, float("inf"))
     shift = tl.where(shift == float("-inf"), 0.0, shift)
     p = tl.exp(_scores(q, k, scale, mask, mask_stride, m, n, shape, causal, kind) - shift)
+    left = p
     grad = _product(grad_y, v)
-    less = tl.load(delta + row + m, inside, 0.0)
-    if share is None:
-        return p, p * (grad - less)
-    shares = _shares(drop, row + m, n, shape.Lk, share)
-    return p * shares, p * (grad * shares - less)
+    if share is not None:
+        shares = _shares(drop, row + m, n, shape.Lk, share)
+        left = p * shares
+        grad *= shares
+    return left, p * (grad - tl.load(delta + row + m, inside, 0.0))
 
 
 @triton.jit

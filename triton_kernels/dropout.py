@@ -18,8 +18,9 @@ def philox(counter, seed_low, seed_high):
     b = (counter >> 32).to(tl.uint32)
     c = tl.zeros_like(a)
     d = c
-    key0 = c + seed_low.to(tl.uint32)
-    key1 = c + seed_high.to(tl.uint32)
+    none = tl.zeros_like(counter)  # a seed's half may be 1, which is a constant without to()
+    key0 = (none + seed_low).to(tl.uint32)
+    key1 = (none + seed_high).to(tl.uint32)
     for _ in tl.static_range(10):
         first = a.to(tl.uint64) * 0xD2511F53
         second = c.to(tl.uint64) * 0xCD9E8D57
