@@ -268,7 +268,7 @@ def worst_growth(call):
 
     whole = decompose(call.op, map_tensors(positive, call.args), torch.float64)
     sizes = [(size(x), size(left)) for x, left in zip(whole, call.reference, strict=True)]
-    alike = math.sqrt(call.terms)
+    alike = math.sqrt(call.terms) if SPECS[call.op].reordered else 1
     return tuple(alike * max(1, x / left) if left else math.inf for x, left in sizes)
 
 
