@@ -226,7 +226,7 @@ static void shares_of(const AttentionShape& p, int64_t index, int64_t t, int64_t
                       F* shares) {
   constexpr int N = kLanes<F> < 4 ? 4 : kLanes<F>;  // counters, four of which are 16 keys
   const auto share = static_cast<F>(p.share);
-  const int64_t first = first_counter(p, index, t) + key / 4;
+  const int64_t first = counter_of(index * p.Lq + t, key, p.Lk);
   for (int64_t j = 0; j < count; j += 4 * N) {
     const Words<N> words = philox<N>(first + j / 4, p.seed);
     for (int i = 0; i < N; ++i) {

@@ -326,7 +326,7 @@ struct Scores {
 // What dropout leaves of the probabilities of a tile: use(r, c, share) for all of a thread's.
 template <class Sums, bool kTurned, class F, class Use>
 __device__ __forceinline__ void drop(const Attended& a, int index, int m, int n, const Use& use) {
-  const int64_t row = int64_t{index} * a.Lq, counters = (a.Lk + 15) / 16 * 4;
+  const int64_t row = int64_t{index} * a.Lq;
   const auto share = static_cast<F>(a.share);
   const auto share_of = [&](uint32_t word) { return word >= a.threshold ? share : F(0); };
   // Tensor cores leave a thread all that a counter decides on, or every second one.
@@ -338,7 +338,7 @@ __device__ __forceinline__ void drop(const Attended& a, int index, int m, int n,
     for (int c = 0; c < Sums::kMine; c += kColumns) {
       const int query = m + (kTurned ? Sums::column(c) : Sums::row(r));
       const int key = n + (kTurned ? Sums::row(r) : Sums::column(c));
-      const Words words = philox((row + query) * counters + key / 16 * 4 + key % 8 / 2, a.seed);
+      const Words words = philox(counter_of(row + query, key, a.Lk), a.seed);
       const uint32_t near = words.word[0], far = words.word[2];
       const uint32_t own_near = key % 2 ? words.word[1] : near;
       const uint32_t own_far = key % 2 ? words.word[3] : far;

@@ -44,9 +44,9 @@ struct AttentionShape {
   uint64_t seed;
 };
 
-// Where the counters of a row begin.
-PLAIN int64_t first_counter(const AttentionShape& p, int64_t index, int64_t t) {
-  return (index * p.Lq + t) * ((p.Lk + 15) / 16 * 4);
+// The counter of a key of row r.
+PLAIN int64_t counter_of(int64_t r, int64_t key, int64_t Lk) {
+  return (r * ((Lk + 15) / 16) + key / 16) * 4 + key % 8 / 2;
 }
 
 struct Attention : AttentionShape {
